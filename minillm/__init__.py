@@ -1,0 +1,30 @@
+"""minillm: an LLM inference engine that a person can read, run, stop and step through.
+
+The names below are loaded on first use, so that ``import minillm`` itself costs nothing.
+"""
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from minillm.config import EngineConfig
+    from minillm.llm import LLM
+    from minillm.request import CompletionOutput, RequestOutput, SamplingParams
+
+__version__ = "0.1.0"
+__all__ = ["LLM", "CompletionOutput", "EngineConfig", "RequestOutput", "SamplingParams"]
+
+_HOMES = {
+    "LLM": "minillm.llm",
+    "EngineConfig": "minillm.config",
+    "SamplingParams": "minillm.request",
+    "RequestOutput": "minillm.request",
+    "CompletionOutput": "minillm.request",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'minillm' has no attribute {name!r}")
+    import importlib
+
+    return getattr(importlib.import_module(_HOMES[name]), name)

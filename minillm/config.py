@@ -1,0 +1,228 @@
+"""The two configurations: what the user chose (`EngineConfig`) and what the checkpoint is (`ModelConfig`)."""
+
+import dataclasses
+import difflib
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+DTYPES = ("auto", "float32", "bfloat16", "float16")
+
+# What other engines call our settings. Their names are accepted and mean the same.
+ALIASES = {
+    "block_size": "page_size",  # vLLM
+    "num_gpu_blocks_override": "num_pages",  # vLLM
+    "model_path": "model",  # SGLang
+    "context_length": "max_model_len",  # SGLang
+    "mem_fraction_static": "gpu_memory_utilization",  # SGLang
+    "max_running_requests": "max_num_seqs",  # SGLang
+    "chunked_prefill_size": "max_num_batched_tokens",  # SGLang
+    "max_total_tokens": "max_cached_tokens",  # SGLang
+    "random_seed": "seed",  # SGLang
+}
+
+
+@dataclass
+class EngineConfig:
+    """Every switch of the engine. Names are vLLM's wherever vLLM has the setting; `ALIASES` lists the others.
+
+    model: a bundled model's name ("nano-llama"), a folder, or a name on the Hugging Face Hub.
+    dtype: of weights and cache; "auto" is the checkpoint's on a GPU, float32 on a CPU.
+    device: "auto" is a GPU where there is one.
+    max_model_len: context limit in tokens, prompt and output together; None is the checkpoint's own.
+    page_size: tokens a page of the KV cache holds (vLLM: block_size). ``"max_model_len"`` makes one page a whole request: the
+        contiguous cache of older engines.
+    num_pages: pages in the cache; None works it out from memory.
+    max_cached_tokens: the same, said in tokens.
+    kv_cache_memory_bytes: bytes for the cache; None works it out from ``gpu_memory_utilization``.
+    gpu_memory_utilization: share of the device's memory that weights, activations and cache may take together.
+    max_num_seqs: most requests that run at the same time.
+    max_num_batched_tokens: token budget of one step.
+    enable_chunked_prefill: a prompt may be computed over several steps; off, it waits for a step that takes it whole.
+    long_prefill_token_threshold: most tokens of one prompt in one step; 0 is no limit but the budget.
+    batching: "continuous" admits a request at any step, "static" only when nothing runs.
+    reuse_kv: off, every step forgets the cache and computes all tokens again: what a KV cache saves, seen.
+    attention_backend: "auto" or "reference".
+    pack_weights: on a CPU, store weights in the layout that its matrix library reads fastest.
+    debug_checks: recount every page after every step.
+    """
+
+    model: str = "nano-llama"
+    tokenizer: str | None = None
+    dtype: str = "auto"
+    device: str = "auto"
+    seed: int = 0
+    max_model_len: int | None = None
+    page_size: int | str = 16
+    num_pages: int | None = None
+    max_cached_tokens: int | None = None
+    kv_cache_memory_bytes: int | None = None
+    gpu_memory_utilization: float = 0.9
+    max_num_seqs: int = 256
+    max_num_batched_tokens: int = 2048
+    enable_chunked_prefill: bool = True
+    long_prefill_token_threshold: int = 0
+    batching: str = "continuous"
+    reuse_kv: bool = True
+    attention_backend: str = "auto"
+    pack_weights: bool = True
+    debug_checks: bool = False
+
+    @classmethod
+    def from_settings(cls, **settings: Any) -> "EngineConfig":
+        """Build from keyword settings under our names, vLLM's or SGLang's. ValueError names what is not known."""
+        known = {f.name for f in dataclasses.fields(cls)}
+        ours: dict[str, Any] = {}
+        for name, value in settings.items():
+            target = ALIASES.get(name, name)
+            if target not in known:
+                near = difflib.get_close_matches(name, [*known, *ALIASES], n=1)
+                hint = f"; did you mean {near[0]!r}?" if near else f"; known settings: {', '.join(sorted(known))}"
+                raise ValueError(f"unknown engine setting {name!r}{hint}")
+            if target in ours and ours[target] != value:
+                raise ValueError(
+                    f"{target!r} is given twice, as {ours[target]!r} and (by its alias {name!r}) as {value!r}"
+                )
+            ours[target] = value
+        return cls(**ours)
+
+    def __post_init__(self) -> None:
+        _one_of("dtype", self.dtype, DTYPES)
+        _one_of("batching", self.batching, ("continuous", "static"))
+        _one_of("attention_backend", self.attention_backend, ("auto", "reference"))
+        if self.page_size != "max_model_len":
+            _at_least("page_size", self.page_size, 1, "tokens a page (16 is usual), or 'max_model_len'")
+        for name in ("max_num_seqs", "max_num_batched_tokens"):
+            _at_least(name, getattr(self, name), 1)
+        for name in ("max_model_len", "num_pages", "max_cached_tokens", "kv_cache_memory_bytes"):
+            if getattr(self, name) is not None:
+                _at_least(name, getattr(self, name), 1)
+        _at_least("long_prefill_token_threshold", self.long_prefill_token_threshold, 0)
+        if not 0 < self.gpu_memory_utilization <= 1:
+            raise ValueError(
+                f"gpu_memory_utilization is {self.gpu_memory_utilization}; it is a share, above 0 and at most 1"
+            )
+        if self.max_model_len is not None:
+            self.resolve(self.max_model_len)
+
+    def resolve(self, max_model_len: int) -> None:
+        """Fix what depends on the context limit, once that is known, and refuse what cannot work with it."""
+        self.max_model_len = max_model_len
+        if self.page_size == "max_model_len":
+            self.page_size = max_model_len
+        whole = (
+            "reuse_kv=False"
+            if not self.reuse_kv
+            else None
+            if self.enable_chunked_prefill
+            else "enable_chunked_prefill=False"
+        )
+        if whole and self.max_num_batched_tokens < max_model_len:
+            raise ValueError(
+                f"max_num_batched_tokens is {self.max_num_batched_tokens}, but with {whole} a sequence of up to max_model_len="
+                f"{max_model_len} tokens must fit into one step; raise the one or lower the other"
+            )
+
+
+@dataclass
+class RopeConfig:
+    """Rotary position embedding as the checkpoint wants it: base, type, and the type's own parameters."""
+
+    theta: float = 10000.0
+    type: str = "default"
+    parameters: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass
+class ModelConfig:
+    """A checkpoint's shape, under Hugging Face's names. ``raw`` keeps the whole of config.json."""
+
+    architecture: str
+    vocab_size: int
+    hidden_size: int
+    intermediate_size: int
+    num_hidden_layers: int
+    num_attention_heads: int
+    num_key_value_heads: int
+    head_dim: int
+    max_position_embeddings: int
+    rms_norm_eps: float = 1e-6
+    hidden_act: str = "silu"
+    tie_word_embeddings: bool = False
+    attention_bias: bool = False
+    mlp_bias: bool = False
+    rope: RopeConfig = field(default_factory=RopeConfig)
+    dtype: str = "float32"
+    eos_token_ids: tuple[int, ...] = ()
+    bos_token_id: int | None = None
+    raw: dict[str, Any] = field(default_factory=dict, repr=False)
+
+    @classmethod
+    def from_folder(cls, folder: Path) -> "ModelConfig":
+        """Read config.json, and the end tokens of generation_config.json where there is one (it wins)."""
+        path = folder / "config.json"
+        try:
+            raw = json.loads(path.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            raise FileNotFoundError(f"{folder} holds no config.json, so it is no model checkpoint") from None
+        except json.JSONDecodeError as error:
+            raise ValueError(f"{path} is not valid JSON: {error}") from None
+        generation = folder / "generation_config.json"
+        if generation.exists():
+            raw = {
+                **raw,
+                **{k: v for k, v in json.loads(generation.read_text(encoding="utf-8")).items() if k == "eos_token_id"},
+            }
+        return cls.from_dict(raw)
+
+    @classmethod
+    def from_dict(cls, raw: dict[str, Any]) -> "ModelConfig":
+        """Understand a config.json of transformers v4 or v5. ValueError names a field that is missing."""
+        needed = ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads")
+        if missing := [name for name in needed if raw.get(name) is None]:
+            raise ValueError(f"config.json lacks {', '.join(missing)}; a decoder-only language model's config has them")
+        heads = raw["num_attention_heads"]
+        eos = raw.get("eos_token_id")
+        return cls(
+            architecture=(raw.get("architectures") or ["unknown"])[0],
+            **{name: raw[name] for name in needed},
+            num_key_value_heads=raw.get("num_key_value_heads") or heads,
+            head_dim=raw.get("head_dim") or raw["hidden_size"] // heads,
+            max_position_embeddings=raw.get("max_position_embeddings", 2048),
+            rms_norm_eps=raw.get("rms_norm_eps", 1e-6),
+            hidden_act=raw.get("hidden_act", "silu"),
+            tie_word_embeddings=bool(raw.get("tie_word_embeddings", False)),
+            attention_bias=bool(raw.get("attention_bias", False)),
+            mlp_bias=bool(raw.get("mlp_bias", False)),
+            rope=_rope_config(raw),
+            dtype=str(raw.get("dtype") or raw.get("torch_dtype") or "float32").removeprefix("torch."),
+            eos_token_ids=tuple(eos) if isinstance(eos, list) else () if eos is None else (eos,),
+            bos_token_id=raw.get("bos_token_id"),
+            raw=raw,
+        )
+
+    def kv_bytes_per_token(self, itemsize: int) -> int:
+        """``2 * L * Hkv * D * itemsize``: the keys and values of one token in all layers."""
+        return 2 * self.num_hidden_layers * self.num_key_value_heads * self.head_dim * itemsize
+
+
+def _rope_config(raw: dict[str, Any]) -> RopeConfig:
+    """transformers v5 keeps everything in ``rope_parameters``; v4 has ``rope_theta`` beside ``rope_scaling``."""
+    parameters = dict(raw.get("rope_parameters") or raw.get("rope_scaling") or {})
+    kind = parameters.pop("rope_type", None) or parameters.pop("type", None) or "default"
+    parameters.pop("type", None)
+    theta = parameters.pop("rope_theta", None) or raw.get("rope_theta") or 10000.0
+    return RopeConfig(theta=float(theta), type=kind, parameters=parameters)
+
+
+def _one_of(name: str, value: Any, choices: tuple[str, ...]) -> None:
+    if value not in choices:
+        raise ValueError(f"{name} is {value!r}; it must be one of {', '.join(choices)}")
+
+
+def _at_least(name: str, value: Any, least: int, meaning: str = "") -> None:
+    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+        raise ValueError(
+            f"{name} is {value!r}; it must be a whole number of at least {least}{': ' + meaning if meaning else ''}"
+        )

@@ -1,0 +1,1 @@
+"""One step of generation: schedule, execute, commit."""

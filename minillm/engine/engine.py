@@ -1,0 +1,192 @@
+"""The engine: it is born from a configuration, takes requests, and makes tokens one step at a time."""
+
+import random
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from minillm.attention.backend import choose_backend
+from minillm.config import EngineConfig, ModelConfig
+from minillm.debug.probes import probe, set_step
+from minillm.detokenizer import Detokenizer
+from minillm.engine.memory import free_bytes, plan_memory
+from minillm.engine.runner import ModelRunner
+from minillm.hub import resolve_model
+from minillm.kvcache.pages import PagePool
+from minillm.kvcache.storage import KVCache
+from minillm.models.weights import build_model, load_weights
+from minillm.quantization.format import choose_format
+from minillm.request import CompletionOutput, Request, RequestOutput, SamplingParams
+from minillm.scheduler.scheduler import Scheduler
+from minillm.tokenizer import Tokenizer
+
+Prompt = str | Sequence[int] | dict[str, Any]  # text, token ids, or dict(prompt=...) / dict(prompt_token_ids=...)
+
+
+class Engine:
+    """One model on one device, and the requests that it serves."""
+
+    def __init__(self, config: EngineConfig) -> None:
+        # 1. What was asked for, and what "auto" means here.
+        self.config = config
+        self.folder = resolve_model(config.model)
+        self.model_config = ModelConfig.from_folder(self.folder)
+        self.device, self.dtype, reasons = understand(config, self.model_config)
+        config.resolve(_context_limit(config, self.model_config))
+        probe.on and probe(
+            "engine.config", config=config, model_config=self.model_config, folder=self.folder, reasons=reasons
+        )
+        self.tokenizer = Tokenizer(resolve_model(config.tokenizer) if config.tokenizer else self.folder)
+        # 2. The model: its structure, the memory that it will take, then its weights.
+        model = build_model(self.model_config, choose_format(self.device, config.pack_weights), self.dtype)
+        free = free_bytes(self.device)
+        self.memory = plan_memory(config, self.model_config, model, self.dtype, free, cpu=self.device.type == "cpu")
+        load_weights(model, self.folder, self.device)
+        model.rotary.make_tables(config.max_model_len, self.device)  # type: ignore[operator, union-attr]
+        # 3. Where keys and values live, and who works with them.
+        pool = PagePool(self.memory.num_pages, self.memory.page_size)
+        heads = self.model_config.num_key_value_heads
+        cache = KVCache(self.model_config, pool.num_pages, pool.page_size, heads, self.dtype, self.device)
+        probe.on and probe("kv.create", cache=cache, pool=pool)
+        backend = choose_backend(config.attention_backend, self.device)
+        self.scheduler = Scheduler(config, pool)
+        self.runner = ModelRunner(config, model, cache, backend, self.device)
+        self._requests: dict[int, Request] = {}  # not finished yet
+        self._detokenizers: dict[int, Detokenizer] = {}
+        self._next_id = 0
+
+    @property
+    def model(self) -> torch.nn.Module:
+        return self.runner.model
+
+    @property
+    def pool(self) -> PagePool:
+        return self.scheduler.pool
+
+    @property
+    def has_requests(self) -> bool:
+        return not self.scheduler.idle
+
+    def add_request(self, prompt: Prompt, params: SamplingParams | None = None, stream: bool = False) -> Request:
+        """Queue a prompt. ValueError says what is wrong with it; then nothing was queued."""
+        params = params or SamplingParams()
+        text, token_ids = self._tokens_of(prompt)
+        self._check_prompt(token_ids)
+        room = self._max_len - len(token_ids)
+        request = Request(
+            id=self._next_id,
+            prompt_ids=token_ids,
+            params=params,
+            max_tokens=room if params.max_tokens is None else min(params.max_tokens, room),
+            seed=_seed(self.config.seed, self._next_id) if params.seed is None else params.seed % 2**63,
+            prompt=text,
+            stop_ids=frozenset(params.stop_token_ids).union(
+                () if params.ignore_eos else self.model_config.eos_token_ids
+            ),
+            stream=stream,
+        )
+        self.scheduler.add(request)
+        self._next_id += 1
+        self._requests[request.id] = request
+        self._detokenizers[request.id] = Detokenizer(self.tokenizer)
+        return request
+
+    def step(self) -> list[RequestOutput]:
+        """Schedule, execute, commit. Outputs for requests that ended, and for streaming ones that got a token."""
+        if self.scheduler.idle:
+            return []
+        set_step(self.scheduler.num_steps + 1)
+        plan = self.scheduler.schedule()
+        result = self.runner.execute(plan)
+        advanced = self.scheduler.commit(plan, result)
+        if self.config.debug_checks:
+            self.scheduler.check()
+        outputs = [self._output(request) for request in advanced if request.stream or request.finished]
+        probe.on and probe("engine.step", plan=plan, result=result, outputs=outputs, engine=self)
+        return outputs
+
+    def abort(self, request_id: int) -> RequestOutput | None:
+        """End a request now: what it has so far, or None if it had ended already."""
+        request = self._requests.get(request_id)
+        if request is None:
+            return None
+        self.scheduler.abort(request)
+        return self._output(request)
+
+    def _output(self, request: Request) -> RequestOutput:
+        detokenizer = self._detokenizers[request.id]
+        new_ids = request.output_ids[len(detokenizer.token_ids) :]
+        delta = detokenizer.add(new_ids, last=request.finished)
+        probe.on and probe("request.text", request=request, delta=delta, text=detokenizer.text)
+        if request.finished:
+            probe.on and probe("request.finish", request=request, text=detokenizer.text)
+            del self._requests[request.id], self._detokenizers[request.id]
+        completion = CompletionOutput(
+            0, detokenizer.text, list(request.output_ids), request.finish_reason, request.stop_reason, delta=delta
+        )
+        return RequestOutput(request.id, request.prompt, request.prompt_ids, [completion], request.finished)
+
+    def _tokens_of(self, prompt: Prompt) -> tuple[str | None, list[int]]:
+        if isinstance(prompt, dict):
+            if unknown := set(prompt) - {"prompt", "prompt_token_ids"}:
+                raise ValueError(f"prompt has unknown keys {sorted(unknown)}; known: prompt, prompt_token_ids")
+            if "prompt_token_ids" in prompt:
+                return prompt.get("prompt"), list(prompt["prompt_token_ids"])
+            return self._tokens_of(str(prompt.get("prompt", "")))
+        if isinstance(prompt, str):
+            return prompt, self.tokenizer.encode(prompt)
+        return None, list(prompt)
+
+    def _check_prompt(self, token_ids: list[int]) -> None:
+        V = self.model_config.vocab_size
+        if not token_ids:
+            raise ValueError("the prompt is empty; give at least one token")
+        if wrong := [t for t in token_ids if isinstance(t, bool) or not isinstance(t, int) or not 0 <= t < V]:
+            raise ValueError(f"token id {wrong[0]!r} is not in the vocabulary, which has ids 0 to {V - 1}")
+        if len(token_ids) >= self._max_len:
+            raise ValueError(
+                f"the prompt has {len(token_ids)} tokens, but the context limit (max_model_len) is {self._max_len}, and at least one "
+                "token of it must be left for the answer; shorten the prompt or raise max_model_len"
+            )
+
+    @property
+    def _max_len(self) -> int:
+        assert self.config.max_model_len is not None
+        return self.config.max_model_len
+
+
+def understand(config: EngineConfig, model_config: ModelConfig) -> tuple[torch.device, torch.dtype, dict[str, str]]:
+    """The device and dtype that a configuration means on this machine, with the reason for each that was "auto"."""
+    reasons = {}
+    device = config.device
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+        reasons["device"] = f"{device}: torch sees {'a' if device == 'cuda' else 'no'} CUDA device"
+    dtype = config.dtype
+    if dtype == "auto":
+        dtype = "float32" if device == "cpu" else model_config.dtype
+        reasons["dtype"] = (
+            "float32: exact, and fast on every CPU" if device == "cpu" else f"{dtype}: the checkpoint's own"
+        )
+    try:
+        found = torch.device(device)
+    except RuntimeError:
+        raise ValueError(f"device is {device!r}; it must be auto, cpu, cuda, or cuda:N") from None
+    if found.type == "cuda" and not torch.cuda.is_available():
+        raise ValueError(f"device is {device!r}, but torch sees no CUDA device here; use device='cpu'")
+    return found, getattr(torch, dtype), reasons
+
+
+def _context_limit(config: EngineConfig, model_config: ModelConfig) -> int:
+    longest = model_config.max_position_embeddings
+    if config.max_model_len is not None and config.max_model_len > longest:
+        raise ValueError(
+            f"max_model_len is {config.max_model_len}, but the model was made for at most {longest} positions"
+        )
+    return config.max_model_len or longest
+
+
+def _seed(engine_seed: int, request_id: int) -> int:
+    """A seed for a request that brought none: the same again when the same program runs again."""
+    return random.Random(f"{engine_seed} {request_id}").getrandbits(63)

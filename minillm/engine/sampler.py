@@ -1,0 +1,77 @@
+"""Logits to tokens, for the whole batch at once.
+
+A random choice needs one number between 0 and 1 for each token. It is made by hashing the request's seed with the token's
+position, so it depends on nothing else: not on the batch, not on what ran before, not on the device.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from minillm.debug.probes import probe
+
+
+@dataclass
+class SamplingBatch:
+    """The settings of the ``R`` rows that sample in this step, as tensors ``[R]``. None: all rows are greedy."""
+
+    temperature: Tensor  # float32, 0 is greedy
+    top_k: Tensor  # int64, the vocabulary's size where all are kept
+    top_p: Tensor  # float32
+    seeds: Tensor  # int64
+    positions: Tensor  # int64: where the token that is chosen now will stand
+    any_filter: bool  # whether any row has top_k or top_p
+    any_greedy: bool
+
+
+def sample(logits: Tensor, settings: SamplingBatch | None) -> Tensor:
+    """``logits [R, V]`` float32 -> token ids ``[R]`` int64."""
+    probe.on and probe("sampler.logits", logits=logits, settings=settings)
+    if settings is None:
+        return logits.argmax(dim=-1)
+    greedy = settings.temperature == 0
+    probs = torch.softmax(logits / settings.temperature.masked_fill(greedy, 1.0)[:, None], dim=-1)  # [R, V]
+    if settings.any_filter:
+        probs = keep_top(probs, settings.top_k, settings.top_p)
+    uniform = uniform_from(settings.seeds, settings.positions)  # [R]
+    probe.on and probe("sampler.choose", probs=probs, uniform=uniform, settings=settings)
+    chosen = draw(probs, uniform)
+    return torch.where(greedy, logits.argmax(dim=-1), chosen) if settings.any_greedy else chosen
+
+
+def keep_top(probs: Tensor, top_k: Tensor, top_p: Tensor) -> Tensor:
+    """Zero what top-k, then top-p leave out of ``probs [R, V]``; top-p counts shares of what top-k kept. Not renormalised.
+
+    A token stays in the nucleus (Holtzman et al. 2020) while those more likely than it add up to less than ``top_p``.
+    """
+    ordered, order = probs.sort(dim=-1, descending=True, stable=True)
+    rank = torch.arange(probs.shape[-1], device=probs.device)
+    ordered = ordered.masked_fill(rank >= top_k[:, None], 0.0)
+    before = ordered.cumsum(dim=-1) - ordered
+    outside = before >= top_p[:, None] * ordered.sum(dim=-1, keepdim=True)
+    outside &= (top_p < 1)[:, None] & (rank > 0)  # the likeliest always stays; top_p = 1 leaves rounding no say
+    return torch.zeros_like(probs).scatter_(-1, order, ordered.masked_fill(outside, 0.0))
+
+
+def draw(probs: Tensor, uniform: Tensor) -> Tensor:
+    """The token at which the running sum of ``probs [R, V]`` passes ``uniform [R]`` of its total: inverse transform sampling."""
+    running = probs.double().cumsum(dim=-1)
+    point = uniform[:, None] * running[:, -1:]
+    chosen = torch.searchsorted(running, point, right=True)[:, 0]
+    last_possible = (probs > 0).long().cumsum(dim=-1).argmax(dim=-1)  # rounding must not step past it
+    return torch.minimum(chosen, last_possible)
+
+
+def uniform_from(seeds: Tensor, positions: Tensor) -> Tensor:
+    """``[R]`` float64 in (0, 1), the same for the same seed and position always (SplitMix64's mixing, Steele et al. 2014)."""
+    z = seeds + (positions + 1) * -7046029254386353131  # 0x9E3779B97F4A7C15, the golden ratio, as a signed number
+    z = (z ^ _shift(z, 30)) * -4658895280553007687  # 0xBF58476D1CE4E5B9
+    z = (z ^ _shift(z, 27)) * -7723592293110705685  # 0x94D049BB133111EB
+    z = z ^ _shift(z, 31)
+    return (_shift(z, 12).double() + 0.5) * 2.0**-52
+
+
+def _shift(z: Tensor, bits: int) -> Tensor:
+    """Shift right and fill with zeros, which ``>>`` on signed numbers does not."""
+    return (z >> bits) & ((1 << (64 - bits)) - 1)

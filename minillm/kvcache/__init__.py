@@ -1,0 +1,1 @@
+"""Where keys and values live: pages (who owns which) and storage (the tensors)."""

@@ -1,0 +1,147 @@
+"""Linear layers, cut for tensor parallelism from the first day (Megatron-LM, Shoeybi et al. 2019).
+
+A column-parallel layer gives each rank some of the outputs, a row-parallel layer some of the inputs, after which an
+all-reduce adds the partial sums up. With one rank both are an ordinary linear layer. Each holds a `LinearFormat`, which
+knows how the weight is stored; each knows where a checkpoint's tensors go in its own, fused, parameters.
+"""
+
+from abc import ABC, abstractmethod
+
+import torch
+from torch import Tensor, nn
+
+from minillm.debug.probes import probe
+from minillm.parallel.group import SINGLE, ParallelGroup
+from minillm.quantization.format import DenseFormat, LinearFormat
+
+
+class LinearBase(nn.Module, ABC):
+    """``y = x W^T + b`` with ``W [N, K]`` of this rank, stored as ``format`` says.
+
+    parts: the sizes along N, on this rank, of what the checkpoint holds as separate tensors (q, k, v of a fused layer).
+    """
+
+    def __init__(
+        self,
+        in_features: int,
+        parts: list[int],
+        bias: bool,
+        format: LinearFormat | None,
+        dtype: torch.dtype,
+        group: ParallelGroup,
+    ) -> None:
+        super().__init__()
+        self.format = format or DenseFormat()
+        self.in_features, self.out_features, self.parts, self.group = in_features, sum(parts), parts, group
+        self.format.create_weights(self, in_features, self.out_features, dtype)
+        self.bias = nn.Parameter(torch.empty(self.out_features, dtype=dtype), requires_grad=False) if bias else None
+
+    @abstractmethod
+    def load(self, parameter: nn.Parameter, tensor: Tensor, part: int) -> None:
+        """Copy a checkpoint's whole tensor, or rather this rank's share of it, to its place in ``parameter``."""
+
+    @abstractmethod
+    def checkpoint_shape(self, parameter: nn.Parameter, part: int) -> list[int]:
+        """The whole shape, over all ranks, of the checkpoint's tensor for this part of ``parameter``."""
+
+    def process_weights_after_loading(self) -> None:
+        probe.on and probe("weights.process", layer=self, format=self.format)
+        self.format.process_weights_after_loading(self)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``[T, K]`` -> ``[T, N]``."""
+        return self.format.apply(self, x)
+
+    def extra_repr(self) -> str:
+        return f"{self.in_features} -> {' + '.join(map(str, self.parts))}, {self.format.name}, bias={self.bias is not None}"
+
+
+class ColumnParallelLinear(LinearBase):
+    """Outputs cut over the ranks. ``parts`` are whole sizes; several make a fused layer (gate and up in one product)."""
+
+    def __init__(
+        self,
+        in_features: int,
+        parts: list[int],
+        bias: bool = False,
+        format: LinearFormat | None = None,
+        dtype: torch.dtype = torch.float32,
+        group: ParallelGroup = SINGLE,
+    ) -> None:
+        local = [group.share_of(part, "a column-parallel layer's outputs") for part in parts]
+        super().__init__(in_features, local, bias, format, dtype, group)
+
+    def load(self, parameter: nn.Parameter, tensor: Tensor, part: int) -> None:
+        """``tensor [N of the part, K]`` or a bias ``[N of the part]``: this rank's rows go below the parts before."""
+        size = self.parts[part]
+        mine = tensor.narrow(0, self.shard_of(part) * size, size)
+        parameter.data.narrow(0, sum(self.parts[:part]), size).copy_(mine)
+
+    def checkpoint_shape(self, parameter: nn.Parameter, part: int) -> list[int]:
+        return [self.parts[part] * self.num_shards(part), *parameter.shape[1:]]
+
+    def num_shards(self, part: int) -> int:
+        """Into how many equal shards the part is cut."""
+        return self.group.size
+
+    def shard_of(self, part: int) -> int:
+        """Which of them is this rank's."""
+        return self.group.rank
+
+
+class QKVParallelLinear(ColumnParallelLinear):
+    """Queries, keys and values in one product, cut by heads. More ranks than key/value heads: ranks share a head."""
+
+    def __init__(
+        self,
+        hidden_size: int,
+        head_dim: int,
+        num_heads: int,
+        num_kv_heads: int,
+        bias: bool = False,
+        format: LinearFormat | None = None,
+        dtype: torch.dtype = torch.float32,
+        group: ParallelGroup = SINGLE,
+    ) -> None:
+        self.kv_copies = max(1, group.size // num_kv_heads)  # ranks that hold the same key/value head
+        kv_parts = num_kv_heads * self.kv_copies * head_dim
+        super().__init__(hidden_size, [num_heads * head_dim, kv_parts, kv_parts], bias, format, dtype, group)
+        self.head_dim = head_dim
+        self.num_heads, self.num_kv_heads = self.parts[0] // head_dim, self.parts[1] // head_dim  # of this rank
+
+    def num_shards(self, part: int) -> int:
+        return self.group.size if part == 0 else self.group.size // self.kv_copies
+
+    def shard_of(self, part: int) -> int:
+        return self.group.rank if part == 0 else self.group.rank // self.kv_copies
+
+
+class RowParallelLinear(LinearBase):
+    """Inputs cut over the ranks: each multiplies its own slice of x, and the sum over the ranks is the answer."""
+
+    def __init__(
+        self,
+        in_features: int,
+        out_features: int,
+        bias: bool = False,
+        format: LinearFormat | None = None,
+        dtype: torch.dtype = torch.float32,
+        group: ParallelGroup = SINGLE,
+    ) -> None:
+        super().__init__(
+            group.share_of(in_features, "a row-parallel layer's inputs"), [out_features], bias, format, dtype, group
+        )
+
+    def load(self, parameter: nn.Parameter, tensor: Tensor, part: int) -> None:
+        """``tensor [N, K]``: this rank's columns. A bias goes to rank 0 alone, or the sum would hold it many times."""
+        if tensor.dim() == 1:
+            parameter.data.copy_(tensor if self.group.rank == 0 else torch.zeros_like(tensor))
+        else:
+            parameter.data.copy_(tensor.narrow(1, self.group.rank * self.in_features, self.in_features))
+
+    def checkpoint_shape(self, parameter: nn.Parameter, part: int) -> list[int]:
+        return [self.out_features, *([self.in_features * self.group.size] if parameter.dim() > 1 else [])]
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``[T, K of this rank]`` -> ``[T, N]``, the same on every rank."""
+        return self.group.all_reduce(self.format.apply(self, x))

@@ -1,0 +1,192 @@
+"""From a checkpoint's files into a model's parameters, one tensor at a time.
+
+A model is first built on torch's "meta" device: shapes, no memory. Then its parameters get memory, and every tensor of the
+checkpoint is read, cut and fused into its place, so that no more than one tensor is ever held beside the model.
+"""
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor, nn
+
+from minillm.config import ModelConfig
+from minillm.debug.probes import probe
+from minillm.layers.embedding import LMHead
+from minillm.layers.linear import LinearBase
+from minillm.models.registry import model_class
+from minillm.parallel.group import SINGLE, ParallelGroup
+from minillm.quantization.format import LinearFormat
+
+IGNORED = (
+    "rotary_emb.inv_freq",
+    "rotary_emb.cos_cached",
+    "rotary_emb.sin_cached",
+)  # old checkpoints hold what we compute
+PROGRESS_FROM = 200 * 2**20  # bytes of checkpoint above which a progress bar pays
+
+
+@dataclass
+class Target:
+    """Where one tensor of the checkpoint goes: ``part`` of ``parameter`` (called ``name``) of ``module``."""
+
+    module: nn.Module
+    parameter: nn.Parameter
+    name: str
+    part: int = 0
+
+    @property
+    def shape(self) -> list[int]:
+        """What the checkpoint's tensor must look like: whole, not this rank's shard."""
+        if isinstance(self.module, LinearBase):
+            return self.module.checkpoint_shape(self.parameter, self.part)
+        return list(self.parameter.shape)
+
+    def load(self, tensor: Tensor) -> None:
+        probe.on and probe("weights.tensor", target=self, tensor=tensor)
+        if isinstance(self.module, LinearBase):
+            self.module.load(self.parameter, tensor, self.part)
+        else:
+            self.parameter.data.copy_(tensor)
+
+
+def build_model(
+    config: ModelConfig, format: LinearFormat, dtype: torch.dtype, group: ParallelGroup = SINGLE
+) -> nn.Module:
+    """The model's structure on the meta device: every shape, no memory."""
+    with torch.device("meta"):
+        model = model_class(config)(config, format=format, dtype=dtype, group=group)
+    probe.on and probe("model.built", model=model, config=config)
+    return model
+
+
+def materialize(model: nn.Module, device: torch.device) -> None:
+    """Give every parameter memory on ``device``, not yet filled. Tied ones stay tied."""
+    made: dict[int, nn.Parameter] = {}
+    for module in model.modules():
+        for name, parameter in module._parameters.items():
+            if parameter is not None and parameter.is_meta:
+                if id(parameter) not in made:
+                    made[id(parameter)] = nn.Parameter(torch.empty_like(parameter, device=device), requires_grad=False)
+                module._parameters[name] = made[id(parameter)]
+
+
+def load_weights(model: nn.Module, folder: Path, device: torch.device) -> None:
+    """Give a model built by `build_model` its memory and its numbers, and let each layer finish them.
+
+    ValueError names what is missing, left over, of the wrong shape, or unreadable.
+    """
+    materialize(model, device)
+    fill_model(model, folder)
+    for module in model.modules():
+        if isinstance(module, (LinearBase, LMHead)):
+            module.process_weights_after_loading()
+
+
+def fill_model(model: nn.Module, folder: Path) -> None:
+    """Read every tensor of the checkpoint into its place, and insist that each place got one."""
+    targets = checkpoint_targets(model)
+    missing, left_over = set(targets), []
+    tied = getattr(getattr(model, "lm_head", None), "keeps_weight", False)
+    for name, tensor in read_checkpoint(folder):
+        if name in targets:
+            target = targets[name]
+            if list(tensor.shape) != target.shape:
+                raise ValueError(
+                    f"{folder}: tensor {name!r} is {list(tensor.shape)}, the config asks for {target.shape}"
+                )
+            target.load(tensor)
+            missing.discard(name)
+        elif not (name.endswith(IGNORED) or (tied and name == "lm_head.weight")):
+            left_over.append(name)
+    if missing or left_over:
+        raise ValueError(
+            f"{folder} does not fit the architecture {type(model).__name__}"
+            + _listing("missing from the checkpoint", sorted(missing))
+            + _listing("in the checkpoint, but no part of the model", sorted(left_over))
+        )
+
+
+def checkpoint_targets(model: nn.Module) -> dict[str, Target]:
+    """The checkpoint's tensor names, each with its place. Fused parameters stand for several names."""
+    fused: dict[str, tuple[str, ...]] = getattr(model, "fused", {})
+    targets = {}
+    for name, parameter in model.named_parameters():
+        path, _, leaf = name.rpartition(".")
+        module = model.get_submodule(path)
+        prefix, _, last = path.rpartition(".")
+        if last in fused:
+            for part, source in enumerate(fused[last]):
+                targets[f"{prefix}.{source}.{leaf}"] = Target(module, parameter, name, part)
+        else:
+            targets[name] = Target(module, parameter, name)
+    return targets
+
+
+def read_checkpoint(folder: Path) -> Iterator[tuple[str, Tensor]]:
+    """Every tensor of the folder's safetensors files, one at a time, with a progress bar if that takes a while."""
+    files = checkpoint_files(folder)
+    size = sum(file.stat().st_size for file in files)
+    with _progress(f"Loading {folder.name}", size) as advance:
+        for file in files:
+            try:
+                with safe_open(file, framework="pt") as reader:
+                    for name in reader.keys():  # noqa: SIM118 (a safe_open is no dict)
+                        tensor = reader.get_tensor(name)
+                        advance(tensor.numel() * tensor.itemsize)
+                        yield name, tensor
+            except SafetensorError as error:
+                raise ValueError(f"{file} is damaged or cut short ({error}); fetch it again") from None
+
+
+def checkpoint_files(folder: Path) -> list[Path]:
+    """The files that the index names, or all there are. FileNotFoundError names what is missing."""
+    index = folder / "model.safetensors.index.json"
+    if not index.exists():
+        files = sorted(folder.glob("*.safetensors"))
+        if not files:
+            raise FileNotFoundError(f"{folder} holds no *.safetensors file; other formats are not read")
+        return files
+    try:
+        names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+    except (json.JSONDecodeError, KeyError, AttributeError):
+        raise ValueError(f"{index} is no index: it must be JSON with a 'weight_map' from tensor to file") from None
+    if lacking := [name for name in names if not (folder / name).exists()]:
+        raise FileNotFoundError(f"{index} names {', '.join(lacking)}, which {folder} does not hold")
+    return [folder / name for name in names]
+
+
+def _listing(title: str, names: list[str]) -> str:
+    shown = "".join(f"\n    {name}" for name in names[:8])
+    more = f"\n    and {len(names) - 8} more" if len(names) > 8 else ""
+    return f"\n  {title}:{shown}{more}" if names else ""
+
+
+class _progress:
+    """A progress bar for big checkpoints, nothing for small ones. Enters as ``advance(bytes)``."""
+
+    def __init__(self, title: str, size: int) -> None:
+        self.title, self.size = title, size
+        self.bar: Any = None
+
+    def __enter__(self) -> Any:
+        if self.size < PROGRESS_FROM:
+            return lambda _bytes: None
+        from rich.console import Console
+        from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
+
+        self.bar = Progress(
+            TextColumn("{task.description}"), BarColumn(), DownloadColumn(binary_units=True), TimeRemainingColumn(),
+            console=Console(stderr=True), transient=True,
+        )  # fmt: skip
+        task = self.bar.add_task(self.title, total=self.size)
+        self.bar.start()
+        return lambda count: self.bar.advance(task, count)
+
+    def __exit__(self, *_exc: object) -> None:
+        if self.bar:
+            self.bar.stop()

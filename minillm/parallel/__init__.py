@@ -1,0 +1,1 @@
+"""Several ranks working on one model."""

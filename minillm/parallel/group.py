@@ -1,0 +1,30 @@
+"""ParallelGroup: the ranks that share one model, seen from one of them. A group of one is the normal case."""
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class ParallelGroup:
+    """This process is ``rank`` of ``size``. With more than one, torch.distributed must be initialised."""
+
+    rank: int = 0
+    size: int = 1
+
+    def all_reduce(self, x: Tensor) -> Tensor:
+        """The sum of every rank's ``x``, in place."""
+        if self.size > 1:
+            import torch.distributed
+
+            torch.distributed.all_reduce(x)
+        return x
+
+    def share_of(self, total: int, what: str) -> int:
+        """This rank's part of ``total`` things; ValueError if they cannot be shared out evenly."""
+        if total % self.size:
+            raise ValueError(f"{what}: {total} cannot be split evenly over {self.size} ranks")
+        return total // self.size
+
+
+SINGLE = ParallelGroup()

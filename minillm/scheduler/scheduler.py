@@ -1,0 +1,180 @@
+"""The scheduler: who runs in the next step, with how many tokens and which pages.
+
+There is no prefill phase and no decode phase. Every request has pending tokens (known, but without keys and values), and a
+step computes some of them; a request whose last known token was computed gets a new one. This is vLLM V1's one rule.
+"""
+
+from collections import deque
+
+from minillm.config import EngineConfig
+from minillm.debug.probes import probe
+from minillm.kvcache.pages import PagePool, pages_for
+from minillm.request import Request, RequestState
+from minillm.scheduler.plan import Joining, PlanRow, StepPlan, StepResult
+
+
+class Scheduler:
+    """Waiting requests in order of arrival, running ones in order of admission (oldest first)."""
+
+    def __init__(self, config: EngineConfig, pool: PagePool) -> None:
+        self.config = config
+        self.pool = pool
+        self.waiting: deque[Request] = deque()
+        self.running: list[Request] = []
+        self.free_seats = list(reversed(range(config.max_num_seqs)))
+        self.num_steps = 0
+        self.num_preemptions = 0
+
+    @property
+    def idle(self) -> bool:
+        return not self.waiting and not self.running
+
+    def add(self, request: Request) -> None:
+        """Queue a request. ValueError if it could never run, however long it waited."""
+        longest = len(request.prompt_ids) + request.max_tokens - 1  # the last token's KV is never needed
+        needed = pages_for(longest, self.pool.page_size)
+        if needed > self.pool.num_pages:
+            raise ValueError(
+                f"request {request.id} may grow to {longest} cached tokens, which is {needed} pages of {self.pool.page_size}, but "
+                f"the KV cache has {self.pool.num_pages}; lower max_tokens, shorten the prompt, or give the cache more memory"
+            )
+        probe.on and probe("request.add", request=request, scheduler=self)
+        self.waiting.append(request)
+
+    def schedule(self) -> StepPlan:
+        """Decide the next step, and take the pages for it."""
+        self.num_steps += 1
+        plan = StepPlan(self.num_steps)
+        budget = self.config.max_num_batched_tokens
+        may_admit = self.config.batching == "continuous" or not self.running
+        probe.on and probe("scheduler.begin", scheduler=self, budget=budget)
+        # 1. Running requests, oldest first. Whoever finds no page takes those of the youngest.
+        i = 0
+        while i < len(self.running):
+            request = self.running[i]
+            count = self._chunk(request, budget)
+            if count and self._make_room(request, count, plan):
+                self._take(request, count, plan)
+                budget -= count
+            i += 1
+        # 2. If nobody had to leave: waiting requests, while budget, seats and pages last.
+        while may_admit and self.waiting and not plan.preempted and self.free_seats:
+            request = self.waiting[0]
+            count = self._chunk(request, budget)
+            if count == 0 or self._lacking(request, count) > self.pool.num_free:
+                probe.on and probe("scheduler.wait", request=request, why=self.why(request, budget))
+                break
+            probe.on and probe("scheduler.admit", request=request, count=count, scheduler=self)
+            self.running.append(self.waiting.popleft())
+            request.state, request.seat = RequestState.RUNNING, self.free_seats.pop()
+            self._take(request, count, plan, Joining(request.params, request.seed))
+            budget -= count
+        probe.on and probe("scheduler.plan", plan=plan, scheduler=self)
+        return plan
+
+    def commit(self, plan: StepPlan, result: StepResult) -> list[Request]:
+        """Book what a step computed; the requests that got a token, some of them finished by it."""
+        probe.on and probe("scheduler.commit", plan=plan, result=result, scheduler=self)
+        advanced = []
+        running = {request.id: request for request in self.running}
+        for row in plan.rows:
+            request = running.get(row.request_id)
+            if request is None:
+                continue  # aborted while the step ran
+            request.num_computed += row.count
+            if row.samples:
+                token_id = result.tokens[request.id]
+                probe.on and probe("request.token", request=request, token_id=token_id)
+                request.append(token_id)
+                request.last_on_device = True
+                advanced.append(request)
+            if request.finished:
+                self._leave(request)
+            elif not self.config.reuse_kv:
+                request.num_computed = 0
+        return advanced
+
+    def abort(self, request: Request) -> None:
+        """End a request wherever it is. Nothing happens if it has ended already."""
+        if request.finished:
+            return
+        probe.on and probe("request.abort", request=request, scheduler=self)
+        if request.state is RequestState.WAITING:
+            self.waiting.remove(request)
+            request.finish("abort")
+        else:
+            request.finish("abort")
+            self._leave(request)
+
+    def why(self, request: Request, budget: int | None = None) -> str:
+        """In words: why a request is where it is."""
+        if request.finished:
+            return f"finished: {request.finish_reason}"
+        if request.state is RequestState.RUNNING:
+            return f"runs: {request.num_pending} tokens pending, {len(request.pages)} pages"
+        if self.config.batching == "static" and self.running:
+            return f"waits: static batching admits only when nothing runs, and {len(self.running)} run"
+        if not self.free_seats:
+            return f"waits: all {self.config.max_num_seqs} seats (max_num_seqs) are taken"
+        budget = self.config.max_num_batched_tokens if budget is None else budget
+        count = self._chunk(request, budget)
+        if count == 0:
+            return f"waits: {request.num_pending} tokens pending, {budget} left of the step's token budget"
+        return f"waits: needs {self._lacking(request, count)} pages, {self.pool.num_free} free"
+
+    def check(self) -> None:
+        """Recount all pages and seats; RuntimeError says what is wrong."""
+        self.pool.check(request.pages for request in [*self.running, *self.waiting])
+        seats = sorted([*self.free_seats, *(request.seat for request in self.running)])
+        if seats != list(range(self.config.max_num_seqs)):
+            raise RuntimeError(f"seats are lost or taken twice: {seats}")
+
+    def _chunk(self, request: Request, budget: int) -> int:
+        """How many of the request's pending tokens fit into this step; 0 if it must sit this one out."""
+        pending, limit = request.num_pending, self.config.long_prefill_token_threshold or budget
+        if self.config.enable_chunked_prefill and self.config.reuse_kv:
+            return min(pending, budget, limit)
+        return pending if pending <= budget else 0  # all or nothing
+
+    def _lacking(self, request: Request, count: int) -> int:
+        """Pages that the request lacks to have ``count`` more tokens computed."""
+        return max(pages_for(request.num_computed + count, self.pool.page_size) - len(request.pages), 0)
+
+    def _make_room(self, request: Request, count: int, plan: StepPlan) -> bool:
+        """Preempt the youngest until there are pages enough. False if that was the request itself."""
+        while self._lacking(request, count) > self.pool.num_free:
+            victim = self.running[-1]
+            probe.on and probe("scheduler.preempt", request=victim, for_request=request, scheduler=self)
+            self._preempt(victim, plan)
+            if victim is request:
+                return False
+        return True
+
+    def _preempt(self, request: Request, plan: StepPlan) -> None:
+        """Take all pages away; the request waits in front and recomputes everything, its generated tokens included."""
+        self._leave(request)
+        request.state, request.num_computed = RequestState.WAITING, 0
+        request.num_preemptions += 1
+        self.num_preemptions += 1
+        self.waiting.appendleft(request)
+        plan.preempted.append(request.id)
+
+    def _take(self, request: Request, count: int, plan: StepPlan, joins: Joining | None = None) -> None:
+        """Give the request its pages for this step, and write its row of the plan."""
+        start, end = request.num_computed, request.num_computed + count
+        new_pages = self.pool.append(request.pages, end)
+        if new_pages:
+            probe.on and probe("kv.allocate", request=request, pages=new_pages, pool=self.pool)
+        token_ids = [] if request.last_on_device and count == 1 else request.token_ids(start, count)
+        samples = end == request.num_tokens
+        row = PlanRow(request.id, request.seat, start, count, token_ids, new_pages, len(request.pages), samples, joins)
+        plan.rows.append(row)
+
+    def _leave(self, request: Request) -> None:
+        """Give seat and pages back."""
+        probe.on and probe("kv.free", request=request, pages=request.pages, pool=self.pool)
+        self.pool.free(request.pages)
+        request.pages = []
+        self.running.remove(request)
+        self.free_seats.append(request.seat)
+        request.seat, request.last_on_device = -1, False
