@@ -51,7 +51,10 @@ Each of them first makes .venv and installs what it needs, if that is not done y
 
 # What pip's message means, for those who have not met it: (a pattern in pip's output, what to do).
 ADVICE = (
-    (r"No space left on device", "The disk is full. PyTorch takes 1 to 2 GB, its CUDA build for Linux about 6 GB."),
+    (
+        r"No space left on device",
+        "The disk is full. PyTorch takes more than 1 GB, with the CUDA libraries (Linux) several.",
+    ),
     (
         r"from versions: none\)[\s\S]*No matching distribution found for torch",
         "PyTorch has no build for this Python ({python}) on this machine, or the package index was out of reach.\n"
@@ -75,6 +78,7 @@ ADVICE = (
         "A file could not be written. Close programs that use the environment, or take another --venv.",
     ),
 )
+NOISE = ("Requirement already satisfied", "Collecting", "Obtaining", "  Using cached", "  Downloading")
 
 
 class Failure(Exception):
@@ -210,7 +214,7 @@ def set_up(venv: Path, extras: list[str]) -> Path:
         announce(venv)
         make_venv(venv)
     else:
-        print(f"minillm: bringing {venv} up to date ...", flush=True)
+        print(f"minillm: bringing {venv} up to date (mostly less than a minute) ...", flush=True)
     (venv / STAMP).unlink(missing_ok=True)  # from here until pip is through, it is not ready
     install(venv, extras)
     write_stamp(venv, extras)
@@ -456,6 +460,8 @@ class Progress:
             self.doing = f"looking up {lookup[1]}"
         elif build:
             self.doing = build[0].lower()
+        elif text.startswith("Requirement already satisfied:"):
+            self.doing = "checking what is there"
         elif text.startswith("Installing collected packages:"):
             self.doing = f"installing {text.count(',') + 1} packages"
             self.show()
@@ -490,7 +496,7 @@ def stop(process: "subprocess.Popen[str]") -> None:
 def explain(said: list[str], arguments: list[str], log: Path) -> str:
     """Pip's own message, what it means where we know, and how to go on."""
     text = "".join(said)
-    shown = "\n".join(line.rstrip() for line in said[-25:])
+    shown = "\n".join([line.rstrip() for line in said if not line.startswith(NOISE)][-25:])
     advice = [hint.format(python=sys.version.split()[0]) for pattern, hint in ADVICE if re.search(pattern, text)]
     return "\n".join(
         [

@@ -2,9 +2,13 @@
 
 import os
 import sys
+from typing import TYPE_CHECKING
 
 import hypothesis
 import pytest
+
+if TYPE_CHECKING:
+    from tiny import Oracle
 
 # Before anything imports transformers or torch: they read these once. Programs that a test starts inherit them.
 os.environ["HF_HUB_OFFLINE"] = "1"
@@ -21,7 +25,7 @@ hypothesis.settings.load_profile("minillm")
 
 @pytest.fixture(autouse=True)
 def _same_random_numbers() -> None:
-    """Seed torch before each test, as pytest-randomly does `random` and numpy. A test without torch does not import it."""
+    """Seed torch before each test, as pytest-randomly does `random` and numpy; a test without torch imports none."""
     if torch := sys.modules.get("torch"):
         torch.manual_seed(0)
         if "PYTEST_XDIST_WORKER" in os.environ and torch.get_num_threads() != 1:
@@ -38,3 +42,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         skip = pytest.mark.skip(reason="needs a CUDA device")
         for item in marked:
             item.add_marker(skip)
+
+
+@pytest.fixture(scope="session")
+def oracle(tmp_path_factory: pytest.TempPathFactory) -> "Oracle":
+    """One tiny checkpoint for all tests that need just any, and the Hugging Face model that it was written from."""
+    from tiny import TEXT_VOCAB, Oracle, make_llama
+
+    folder = tmp_path_factory.mktemp("tiny")
+    return Oracle(folder, make_llama(folder, vocab_size=TEXT_VOCAB))

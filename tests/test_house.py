@@ -18,7 +18,7 @@ def name(path: Path) -> str:
 
 def test_no_import_runs_up() -> None:
     # In a process of its own: import-linter changes sys.path and keeps the graph of what it has read.
-    code = "import sys; from importlinter.cli import lint_imports; sys.exit(lint_imports(no_cache=True))"
+    code = "import sys; from importlinter.cli import lint_imports; sys.exit(lint_imports(no_cache=True, no_logo=True))"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
 
@@ -29,6 +29,18 @@ def test_every_room_has_its_floor() -> None:
     layered = set(re.findall(r"minillm\.(\w+)", contract))
     here = {path.name.removesuffix(".py") for path in (ROOT / "minillm").iterdir() if has_code(path)}
     assert here - layered <= {"__init__"}, "no floor for these in pyproject.toml"
+
+
+def test_every_direct_dependency_is_pinned() -> None:
+    """What scripts/start.py installs for the lessons and the tests is the same everywhere, down to the version."""
+    project = (ROOT / "pyproject.toml").read_text(encoding="utf-8").partition("[project]")[2]
+    wanted = set()
+    for table in ("dependencies", "dev"):
+        listed = re.search(rf"^{table} = \[(.*?)^\]", project, flags=re.MULTILINE | re.DOTALL)
+        assert listed, table
+        wanted |= {name.lower() for name in re.findall(r'^\s*"([\w-]+)', listed[1], flags=re.MULTILINE)}
+    pins = re.findall(r"^([\w-]+)==", (ROOT / "constraints.txt").read_text(encoding="utf-8"), flags=re.MULTILINE)
+    assert wanted == {name.lower() for name in pins}
 
 
 def has_code(path: Path) -> bool:
