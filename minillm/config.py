@@ -43,7 +43,8 @@ class EngineConfig:
     long_prefill_token_threshold: most tokens of one prompt in one step; 0 is no limit but the budget.
     batching: "continuous" admits a request at any step, "static" only when nothing runs.
     reuse_kv: off, every step forgets the cache and computes all tokens again: what a KV cache saves, seen.
-    attention_backend: "auto" or "reference".
+    attention_backend: "auto", "reference" (plain torch), or "cpu" (compiled, decode reads pages in place).
+    kernels: what computes between the matrix products: "auto", "torch", or "cpu" (compiled on this machine at first use).
     pack_weights: on a CPU, store weights in the layout that its matrix library reads fastest.
     debug_checks: recount every page after every step.
     """
@@ -66,6 +67,7 @@ class EngineConfig:
     batching: str = "continuous"
     reuse_kv: bool = True
     attention_backend: str = "auto"
+    kernels: str = "auto"
     pack_weights: bool = True
     debug_checks: bool = False
 
@@ -90,7 +92,8 @@ class EngineConfig:
     def __post_init__(self) -> None:
         _one_of("dtype", self.dtype, DTYPES)
         _one_of("batching", self.batching, ("continuous", "static"))
-        _one_of("attention_backend", self.attention_backend, ("auto", "reference"))
+        _one_of("attention_backend", self.attention_backend, ("auto", "reference", "cpu"))
+        _one_of("kernels", self.kernels, ("auto", "torch", "cpu"))
         if self.page_size != "max_model_len":
             _at_least("page_size", self.page_size, 1, "tokens a page (16 is usual), or 'max_model_len'")
         for name in ("max_num_seqs", "max_num_batched_tokens"):

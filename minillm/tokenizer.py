@@ -42,6 +42,10 @@ class Tokenizer:
         """One token as text, for showing: special tokens too."""
         return self.decode([token_id], skip_special_tokens=False)
 
+    @property
+    def has_chat_template(self) -> bool:
+        return self._template is not None
+
     def apply_chat_template(self, messages: list[Message], add_generation_prompt: bool = True) -> str:
         """Messages as the one text that the model was trained on. ValueError if the checkpoint has no template."""
         if self._template is None:

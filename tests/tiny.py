@@ -1,10 +1,14 @@
 """Tiny random checkpoints, made by transformers, whose own model is then the oracle."""
 
+import json
+import math
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import tokenizers
 import torch
+from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM
 
 # Sizes that share no factor they need not share: 6 heads over 2, head_dim that is not hidden / heads, an odd vocabulary.
@@ -22,6 +26,12 @@ LLAMA = {
     "bos_token_id": 0,
     "eos_token_id": 1,
 }
+TEXT_VOCAB = 258  # the vocabulary with which make_tokenizer knows every byte: two special tokens and 256
+
+CHAT_TEMPLATE = (
+    "{% for message in messages %}{{ message['role'] }}: {{ message['content'] }}{{ eos_token }}{% endfor %}"
+    "{% if add_generation_prompt %}assistant: {% endif %}"
+)
 
 
 def make_llama(
@@ -30,21 +40,28 @@ def make_llama(
     """Write a random Llama with a tokenizer to ``folder``; the Hugging Face model that was written."""
     torch.manual_seed(seed)
     config = LlamaConfig(**{**LLAMA, **overrides})
-    model = LlamaForCausalLM(config).eval().to(dtype)
+    model = LlamaForCausalLM(config).eval()
     with torch.no_grad():
         for name, parameter in model.named_parameters():
-            # Norms of exactly one and biases of zero would hide mistakes; larger weights make the choices of tokens clear.
+            # Norms of exactly one and biases of zero would hide mistakes. The sizes of the others are such that attention
+            # and position matter as much as the last token does: greedy text then varies instead of going in circles. (Even
+            # larger ones amplify rounding: float32 itself is then further than 1e-4 from float64.)
             if "norm" in name:
                 parameter.uniform_(0.5, 1.5)
+            elif parameter.dim() == 1:
+                parameter.normal_(0, 0.2)
+            elif "embed_tokens" in name or "lm_head" in name:
+                parameter.normal_(0, 0.3 if "embed_tokens" in name else 0.2)
             else:
-                parameter.normal_(0, 0.1 if parameter.dim() > 1 else 0.2)
+                parameter.normal_(0, 1.5 / math.sqrt(parameter.shape[1]))
+    model = model.to(dtype)
     model.save_pretrained(folder, **({"max_shard_size": max_shard_size} if max_shard_size else {}))
     make_tokenizer(folder, config.vocab_size)
     return model
 
 
-def make_tokenizer(folder: Path, vocab_size: int) -> None:
-    """A tokenizer whose tokens are single bytes: token i is byte i + 30, of as many as the vocabulary holds."""
+def make_tokenizer(folder: Path, vocab_size: int = TEXT_VOCAB) -> None:
+    """A tokenizer whose tokens are single bytes, of as many as the vocabulary holds, and a chat template."""
     alphabet = tokenizers.pre_tokenizers.ByteLevel.alphabet()
     vocab = {"<s>": 0, "</s>": 1} | {char: i + 2 for i, char in enumerate(sorted(alphabet)[: vocab_size - 2])}
     tokenizer = tokenizers.Tokenizer(tokenizers.models.BPE(vocab=vocab, merges=[]))
@@ -52,12 +69,62 @@ def make_tokenizer(folder: Path, vocab_size: int) -> None:
     tokenizer.decoder = tokenizers.decoders.ByteLevel()
     tokenizer.add_special_tokens(["<s>", "</s>"])
     tokenizer.save(str(folder / "tokenizer.json"))
+    config = {
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "bos_token": "<s>",
+        "eos_token": "</s>",
+        "clean_up_tokenization_spaces": False,
+        "chat_template": CHAT_TEMPLATE,
+    }
+    (folder / "tokenizer_config.json").write_text(json.dumps(config), encoding="utf-8")
+
+
+def write_v4_config(folder: Path) -> None:
+    """Rewrite config.json as transformers v4 wrote it: rope_theta beside rope_scaling, torch_dtype."""
+    path = folder / "config.json"
+    config = json.loads(path.read_text(encoding="utf-8"))
+    rope = config.pop("rope_parameters")
+    config["rope_theta"] = rope.pop("rope_theta")
+    config["rope_scaling"] = None if rope["rope_type"] == "default" else rope
+    config["torch_dtype"] = config.pop("dtype")
+    path.write_text(json.dumps(config), encoding="utf-8")
+
+
+def edit_json(path: Path, **changes: Any) -> None:
+    """Change fields of a JSON file; one changed to None is taken out."""
+    content = {**json.loads(path.read_text(encoding="utf-8")), **changes}
+    path.write_text(json.dumps({k: v for k, v in content.items() if v is not None}), encoding="utf-8")
 
 
 @torch.no_grad()
-def hf_greedy(model: LlamaForCausalLM, prompt: list[int], count: int) -> list[int]:
-    """The next ``count`` greedy tokens, without a cache: one forward over everything for each."""
+def hf_logits(model: LlamaForCausalLM, ids: list[int]) -> Tensor:
+    """``[len(ids), V]``: after each token, the logits of the next."""
+    return model(torch.tensor([ids])).logits[0].float()
+
+
+@torch.no_grad()
+def hf_greedy(model: LlamaForCausalLM, prompt: list[int], count: int, stop: tuple[int, ...] = ()) -> list[int]:
+    """The next greedy tokens: ``count`` of them, or up to and with the first of ``stop``."""
     ids = list(prompt)
-    for _ in range(count):
-        ids.append(int(model(torch.tensor([ids])).logits[0, -1].argmax()))
+    past = None
+    while len(ids) < len(prompt) + count and (len(ids) == len(prompt) or ids[-1] not in stop):
+        out = model(torch.tensor([ids if past is None else ids[-1:]]), past_key_values=past, use_cache=True)
+        past = out.past_key_values
+        ids.append(int(out.logits[0, -1].argmax()))
     return ids[len(prompt) :]
+
+
+@dataclass
+class Oracle:
+    """A checkpoint and the Hugging Face model that it was written from."""
+
+    folder: Path
+    model: LlamaForCausalLM
+    _greedy: dict[Any, list[int]] = field(default_factory=dict)
+
+    def greedy(self, prompt: list[int], count: int, stop: tuple[int, ...] = ()) -> list[int]:
+        """`hf_greedy`, worked out once for each question."""
+        key = tuple(prompt), count, stop
+        if key not in self._greedy:
+            self._greedy[key] = hf_greedy(self.model, prompt, count, stop)
+        return self._greedy[key]

@@ -3,11 +3,11 @@
 from abc import ABC, abstractmethod
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from minillm.attention.batch import ForwardBatch
 from minillm.debug.probes import probe
+from minillm.kernels.torch_kernels import TorchKernels
 
 
 class AttentionBackend(ABC):
@@ -24,15 +24,20 @@ class AttentionBackend(ABC):
         """``q [T, H, D]`` -> ``[T, H * D]``. The step's own keys and values are in the cache already."""
 
 
-def choose_backend(name: str, device: torch.device) -> AttentionBackend:
-    """The backend called ``name``; "auto" takes the fastest that works on ``device``, and says why."""
+def choose_backend(name: str, kernels: TorchKernels) -> AttentionBackend:
+    """The backend called ``name``; "auto" takes the fastest for the kernels that there are, and the probe says why."""
+    from minillm.attention.cpu import CpuAttention
     from minillm.attention.reference import ReferenceAttention
+    from minillm.kernels.cpu import CpuKernels
 
-    reason = (
-        "asked for"
-        if name != "auto"
-        else f"the only one built so far; it runs anywhere torch does, here on {device.type}"
-    )
-    backend = ReferenceAttention()
-    probe.on and probe("attention.choose", backend=backend, device=device, reason=reason)
+    compiled = isinstance(kernels, CpuKernels)
+    if name == "cpu" and not compiled:
+        raise ValueError(
+            f"attention_backend 'cpu' needs kernels='cpu', but the kernels are {kernels.name!r}; use 'reference'"
+        )
+    backend: AttentionBackend = ReferenceAttention()
+    if name in ("auto", "cpu") and isinstance(kernels, CpuKernels):
+        backend = CpuAttention(kernels)
+    reason = "asked for" if name != "auto" else f"the fastest that goes with {kernels.name} kernels"
+    probe.on and probe("attention.choose", backend=backend, kernels=kernels, reason=reason)
     return backend

@@ -22,6 +22,7 @@ class ForwardBatch:
     sample_rows: index in [T] of each token whose logits are wanted (the last known one of its request), None for all.
     kv_cache, backend: where keys and values live, and who computes attention over them.
     plan: what the backend worked out once for this step, for all layers.
+    rope: cos and sin of the positions, ``[T, D]`` each, set by the model before its first layer.
     """
 
     input_ids: Tensor
@@ -35,7 +36,7 @@ class ForwardBatch:
     kv_cache: "KVCache" = field(repr=False)
     backend: "AttentionBackend" = field(repr=False)
     plan: Any = field(default=None, repr=False)
-    rope: tuple[Tensor, Tensor] | None = field(default=None, repr=False)
+    rope: tuple[Tensor, Tensor] = field(init=False, repr=False)
 
     @property
     def num_tokens(self) -> int:

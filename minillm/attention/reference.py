@@ -6,6 +6,7 @@ compute one token (all of a decode step) go through together, padded to the long
 
 from dataclasses import dataclass
 from math import gcd
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -27,42 +28,48 @@ class Gather:
     num_requests: int
     longest: int
     mask: Tensor | None  # [R, 1, queries, longest], added to the scores; None where nothing is hidden but by causality
+    first: int | None  # the first piece, if all lie side by side: then they are read where they are
+    buffer: Tensor | None  # [R * n, grain * 2 * Hkv * D]: where the copy goes, every layer over the one before
 
 
 class ReferenceAttention(AttentionBackend):
     name = "reference"
 
-    def prepare(self, batch: ForwardBatch) -> list[Gather]:
+    def prepare(self, batch: ForwardBatch) -> list[Any]:
         """One gather for all single-token requests together, then one for each longer request."""
-        gathers = [_plan_gather(batch, 0, batch.num_single)] if batch.num_single else []
-        return gathers + [_plan_gather(batch, r, r + 1) for r in range(batch.num_single, batch.num_requests)]
+        singles: list[Any] = [self.plan_singles(batch)] if batch.num_single else []
+        return singles + [_plan_gather(batch, r, r + 1) for r in range(batch.num_single, batch.num_requests)]
 
     def attend(self, layer: int, q: Tensor, batch: ForwardBatch, scale: float) -> Tensor:
         """``q [T, H, D]`` -> ``[T, H * D]``."""
         T, H, D = q.shape
-        gathers, singles = batch.plan, batch.num_single
+        plans, singles = batch.plan, batch.num_single
         if singles == T:
-            return self._decode(layer, q, batch, gathers[0], scale).view(T, H * D)
-        out = torch.empty_like(q)
+            return self.decode(layer, q, batch, plans[0], scale)
+        out = q.new_empty(T, H, D)
         if singles:
-            out[:singles] = self._decode(layer, q[:singles], batch, gathers[0], scale).view(singles, H, D)
+            out[:singles] = self.decode(layer, q[:singles], batch, plans[0], scale).view(singles, H, D)
         start = singles
-        for length, gather in zip(batch.query_lens[singles:], gathers[1 if singles else 0 :]):
-            out[start : start + length] = self._prefill(layer, q[start : start + length], batch, gather, scale)
+        for length, gather in zip(batch.query_lens[singles:], plans[1 if singles else 0 :]):
+            out[start : start + length] = self.prefill(layer, q[start : start + length], batch, gather, scale)
             start += length
         return out.view(T, H * D)
 
-    def _decode(self, layer: int, q: Tensor, batch: ForwardBatch, gather: Gather, scale: float) -> Tensor:
-        """One query a request: ``q [R, H, D]`` -> ``[R, H, 1, D]``-like, contiguous in (R, H, D).
+    def plan_singles(self, batch: ForwardBatch) -> Any:
+        """What `decode` needs, worked out once for all layers."""
+        return _plan_gather(batch, 0, batch.num_single)
+
+    def decode(self, layer: int, q: Tensor, batch: ForwardBatch, gather: Any, scale: float) -> Tensor:
+        """One query a request: ``q [R, H, D]`` -> ``[R, H * D]``.
 
         The heads that share one key/value head are taken as that head's queries: no key is copied for them.
         """
         R, H, D = q.shape
         k, v = gather_kv(layer, batch, gather)  # [R, Hkv, C, D]
-        grouped = q.view(R, k.shape[1], H // k.shape[1], D)  # [R, Hkv, H / Hkv, D]
-        return scaled_dot_product_attention(grouped, k, v, attn_mask=gather.mask, scale=scale).contiguous()
+        grouped = q.reshape(R, k.shape[1], H // k.shape[1], D)  # [R, Hkv, H / Hkv, D]
+        return scaled_dot_product_attention(grouped, k, v, attn_mask=gather.mask, scale=scale).reshape(R, H * D)
 
-    def _prefill(self, layer: int, q: Tensor, batch: ForwardBatch, gather: Gather, scale: float) -> Tensor:
+    def prefill(self, layer: int, q: Tensor, batch: ForwardBatch, gather: Gather, scale: float) -> Tensor:
         """Several queries of one request, the last of its context: ``q [Tq, H, D]`` -> ``[Tq, H, D]``."""
         Tq = len(q)
         k, v = gather_kv(layer, batch, gather)  # [1, Hkv, C, D]
@@ -77,27 +84,43 @@ def gather_kv(layer: int, batch: ForwardBatch, gather: Gather) -> tuple[Tensor, 
     """The keys and values of some requests, out of their pages: two ``[R, Hkv, C, D]`` views of one contiguous copy."""
     cache = batch.kv_cache
     Hkv, D = cache.tensor.shape[-2:]
-    probe.on and probe("kv.gather", layer=layer, pieces=gather.pieces, grain=gather.grain, page_table=batch.page_table)
-    flat = cache.slots[layer].view(-1, gather.grain * 2 * Hkv * D).index_select(0, gather.pieces)
+    pieces = cache.slots[layer].view(-1, gather.grain * 2 * Hkv * D)
+    probe.on and probe("kv.gather", layer=layer, gather=gather, batch=batch)
+    if gather.first is not None:
+        flat = pieces.narrow(0, gather.first, len(gather.pieces))
+    else:
+        flat = torch.index_select(pieces, 0, gather.pieces, out=gather.buffer)
     kv = flat.view(gather.num_requests, -1, 2, Hkv, D)[:, : gather.longest]  # [R, C, 2, Hkv, D]
     return kv[:, :, 0].transpose(1, 2), kv[:, :, 1].transpose(1, 2)
 
 
 def _plan_gather(batch: ForwardBatch, first: int, last: int) -> Gather:
     """Which pieces requests ``first`` to ``last - 1`` need, and the mask that hides what is not theirs to see."""
-    S = batch.kv_cache.page_size
+    cache = batch.kv_cache
+    S, grain = cache.page_size, gcd(cache.page_size, GRAIN)
     lengths = batch.context_lens[first:last]
     longest, queries = max(lengths), batch.query_lens[first]
-    grain = gcd(S, GRAIN)
-    n = -(-longest // grain)  # pieces a request
-    within = S // grain  # pieces a page
+    n, within = -(-longest // grain), S // grain  # pieces a request, pieces a page
     table = batch.page_table[first:last, : -(-n // within)]  # [R, pages]
     if within > 1:
-        offsets = torch.arange(within, device=table.device)
-        table = (table[:, :, None] * within + offsets).flatten(1)  # [R, pages * within]
+        table = (table[:, :, None] * within + torch.arange(within, device=table.device)).flatten(
+            1
+        )  # [R, pages * within]
+    pieces = table[:, :n].reshape(-1)
     hides = min(lengths) < longest or 1 < queries < longest  # a whole prompt needs no mask: causality says it all
     mask = _mask(lengths, queries, longest, batch) if hides else None
-    return Gather(table[:, :n].reshape(-1), grain, last - first, longest, mask)
+    start = _side_by_side(pieces) if last - first == 1 else None
+    width = grain * cache.slots[0].shape[1]
+    buffer = cache.tensor.new_empty(len(pieces), width) if start is None else None
+    return Gather(pieces, grain, last - first, longest, mask, start, buffer)
+
+
+def _side_by_side(pieces: Tensor) -> int | None:
+    """The first of ``pieces [n]`` if each is the next one in memory after the one before, else None."""
+    if pieces.device.type != "cpu":
+        return None  # looking would make the CPU wait for the GPU
+    listed = pieces.tolist()
+    return listed[0] if listed == list(range(listed[0], listed[0] + len(listed))) else None
 
 
 def _mask(lengths: list[int], queries: int, width: int, batch: ForwardBatch) -> Tensor:

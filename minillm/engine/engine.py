@@ -9,14 +9,17 @@ import torch
 from minillm.attention.backend import choose_backend
 from minillm.config import EngineConfig, ModelConfig
 from minillm.debug.probes import probe, set_step
+from minillm.debug.stops import arm_from_environment
 from minillm.detokenizer import Detokenizer
 from minillm.engine.memory import free_bytes, plan_memory
 from minillm.engine.runner import ModelRunner
 from minillm.hub import resolve_model
+from minillm.kernels.choose import choose_kernels
 from minillm.kvcache.pages import PagePool
 from minillm.kvcache.storage import KVCache
+from minillm.layers.build import LayerBuild
 from minillm.models.weights import build_model, load_weights
-from minillm.quantization.format import choose_format
+from minillm.quantization.packed import choose_format
 from minillm.request import CompletionOutput, Request, RequestOutput, SamplingParams
 from minillm.scheduler.scheduler import Scheduler
 from minillm.tokenizer import Tokenizer
@@ -28,6 +31,7 @@ class Engine:
     """One model on one device, and the requests that it serves."""
 
     def __init__(self, config: EngineConfig) -> None:
+        arm_from_environment()
         # 1. What was asked for, and what "auto" means here.
         self.config = config
         self.folder = resolve_model(config.model)
@@ -39,7 +43,9 @@ class Engine:
         )
         self.tokenizer = Tokenizer(resolve_model(config.tokenizer) if config.tokenizer else self.folder)
         # 2. The model: its structure, the memory that it will take, then its weights.
-        model = build_model(self.model_config, choose_format(self.device, config.pack_weights), self.dtype)
+        kernels = choose_kernels(config.kernels, self.device, self.dtype)
+        build = LayerBuild(self.dtype, choose_format(self.device, self.dtype, config.pack_weights, kernels), kernels)
+        model = build_model(self.model_config, build)
         free = free_bytes(self.device)
         self.memory = plan_memory(config, self.model_config, model, self.dtype, free, cpu=self.device.type == "cpu")
         load_weights(model, self.folder, self.device)
@@ -49,7 +55,7 @@ class Engine:
         heads = self.model_config.num_key_value_heads
         cache = KVCache(self.model_config, pool.num_pages, pool.page_size, heads, self.dtype, self.device)
         probe.on and probe("kv.create", cache=cache, pool=pool)
-        backend = choose_backend(config.attention_backend, self.device)
+        backend = choose_backend(config.attention_backend, kernels)
         self.scheduler = Scheduler(config, pool)
         self.runner = ModelRunner(config, model, cache, backend, self.device)
         self._requests: dict[int, Request] = {}  # not finished yet

@@ -9,6 +9,8 @@ from torch import nn
 from minillm.config import EngineConfig, ModelConfig
 from minillm.debug.probes import probe
 from minillm.kvcache.pages import pages_for
+from minillm.layers.embedding import LMHead
+from minillm.quantization.packed import PackedDenseFormat
 
 CPU_CACHE = (
     2**30
@@ -27,6 +29,11 @@ class MemoryPlan:
     page_size: int
     num_pages: int
     why: str  # where num_pages comes from
+
+    @property
+    def left(self) -> int:
+        """What weights and activations leave for the cache; negative if they do not even fit themselves."""
+        return self.limit - self.weights - self.activations
 
     @property
     def kv_cache(self) -> int:
@@ -48,50 +55,57 @@ def plan_memory(
 
     ValueError, with the numbers, if weights and activations leave too little.
     """
-    assert config.max_model_len is not None and isinstance(config.page_size, int)
-    weights = weight_bytes(model, packed=cpu and config.pack_weights)
-    activations = activation_bytes(config, model_config, dtype)
-    page_bytes = config.page_size * model_config.kv_bytes_per_token(dtype.itemsize)
-    limit = int(free * config.gpu_memory_utilization)
-    left = limit - weights - activations
-    one_request = pages_for(config.max_model_len, config.page_size) * page_bytes
-    asked = _asked_bytes(config, page_bytes)
+    plan = most_that_fits(config, model_config, model, dtype, free)
+    assert config.max_model_len is not None
+    left, one_request = plan.left, pages_for(config.max_model_len, plan.page_size) * plan.page_bytes
+    asked = _asked_bytes(config, plan.page_bytes)
     if asked is not None:
-        wanted, why = asked
+        wanted, plan.why = asked
     elif cpu:
-        wanted, why = (
-            min(max(CPU_CACHE, one_request), left),
-            f"{CPU_CACHE / 2**30:.0f} GiB or one longest request, a CPU's default",
-        )
+        wanted = min(max(CPU_CACHE, one_request), left)
+        plan.why = f"{CPU_CACHE / 2**30:.0f} GiB or one longest request, a CPU's default"
     else:
-        wanted, why = left, f"what gpu_memory_utilization={config.gpu_memory_utilization} leaves"
-    plan = MemoryPlan(
-        free, limit, weights, activations, page_bytes, config.page_size, max(wanted, 0) // page_bytes, why
-    )
+        wanted = left
+    plan.num_pages = max(wanted, 0) // plan.page_bytes
     if asked is not None and wanted > left:
-        raise ValueError(f"the KV cache asked for takes {_gib(wanted)}, but {_left_over(plan)}; ask for less")
+        raise ValueError(f"the KV cache asked for takes {show_bytes(wanted)}, but {_left_over(plan)}; ask for less")
     if asked is None and plan.kv_cache < one_request:
         raise ValueError(
-            f"one request of max_model_len={config.max_model_len} tokens needs {_gib(one_request)} of KV cache, but {_left_over(plan)}; "
-            "lower max_model_len or max_num_batched_tokens, or raise gpu_memory_utilization"
+            f"one request of max_model_len={config.max_model_len} tokens needs {show_bytes(one_request)} of KV cache, "
+            f"but {_left_over(plan)}; lower max_model_len or max_num_batched_tokens, or raise gpu_memory_utilization"
         )
     if plan.num_pages < 1:
-        raise ValueError(f"the KV cache asked for takes {wanted} bytes, but one page takes {page_bytes}; ask for more")
+        raise ValueError(
+            f"the KV cache asked for takes {wanted} bytes, but one page takes {plan.page_bytes}; ask for more"
+        )
     probe.on and probe("memory.plan", memory=plan, config=config)
     return plan
 
 
-def weight_bytes(model: nn.Module, packed: bool = False) -> int:
-    """Bytes of all parameters; a tied table that is packed for the head as well counts twice."""
-    total = sum(p.numel() * p.itemsize for p in model.parameters())
+def most_that_fits(
+    config: EngineConfig, model_config: ModelConfig, model: nn.Module, dtype: torch.dtype, free: int
+) -> MemoryPlan:
+    """What is needed, and as many pages as what is left of ``free`` bytes holds; maybe none."""
+    assert isinstance(config.page_size, int)
+    weights = weight_bytes(model)
+    activations = activation_bytes(config, model_config, dtype)
+    page_bytes = config.page_size * model_config.kv_bytes_per_token(dtype.itemsize)
+    limit = int(free * config.gpu_memory_utilization)
+    why = f"what gpu_memory_utilization={config.gpu_memory_utilization} leaves"
+    plan = MemoryPlan(free, limit, weights, activations, page_bytes, config.page_size, 0, why)
+    plan.num_pages = max(plan.left, 0) // page_bytes
+    return plan
+
+
+def weight_bytes(model: nn.Module) -> int:
+    """Bytes of all parameters; a table that the embedding and a packed head share is there in both layouts."""
     head = getattr(model, "lm_head", None)
-    return total + (
-        head.weight.numel() * head.weight.itemsize if packed and getattr(head, "keeps_weight", False) else 0
-    )
+    twice = isinstance(head, LMHead) and head.keeps_weight and isinstance(head.format, PackedDenseFormat)
+    return sum(p.nbytes for p in model.parameters()) + (head.weight.nbytes if twice and head else 0)
 
 
 def activation_bytes(config: EngineConfig, model_config: ModelConfig, dtype: torch.dtype) -> int:
-    """The most that one step holds beside weights and cache: one layer's widest moment, one gathered context, the logits."""
+    """The most that one step holds beside weights and cache: a layer's widest moment, a gathered context, logits."""
     c = model_config
     tokens = config.max_num_batched_tokens
     heads = (c.num_attention_heads + 2 * c.num_key_value_heads) * c.head_dim
@@ -123,12 +137,15 @@ def _asked_bytes(config: EngineConfig, page_bytes: int) -> tuple[int, str] | Non
 
 
 def _left_over(plan: MemoryPlan) -> str:
-    left = plan.limit - plan.weights - plan.activations
+    weights, step, left = show_bytes(plan.weights), show_bytes(plan.activations), show_bytes(max(plan.left, 0))
     return (
-        f"of {_gib(plan.free)} free memory {_gib(plan.limit)} may be used; weights take {_gib(plan.weights)} and the largest step "
-        f"{_gib(plan.activations)}, which leaves {_gib(max(left, 0))}"
+        f"of {show_bytes(plan.free)} free memory {show_bytes(plan.limit)} may be used; weights take {weights} and the "
+        f"largest step {step}, which leaves {left}"
     )
 
 
-def _gib(count: int) -> str:
-    return f"{count / 2**30:.2f} GiB" if count >= 2**27 else f"{count / 2**20:.1f} MiB"
+def show_bytes(count: int) -> str:
+    """A size for people: ``1.11 GiB``, ``64.0 KiB``."""
+    if abs(count) >= 2**27:
+        return f"{count / 2**30:.2f} GiB"
+    return f"{count / 2**20:.1f} MiB" if abs(count) >= 2**20 else f"{count / 2**10:.1f} KiB"

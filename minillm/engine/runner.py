@@ -1,5 +1,7 @@
 """ModelRunner: a plan becomes tensors, the tensors go through the model, its logits become tokens."""
 
+from itertools import accumulate
+
 import numpy as np
 import torch
 from torch import Tensor, nn
@@ -49,7 +51,7 @@ class ModelRunner:
         logits = self.model.compute_logits(hidden)  # type: ignore[operator]  # [R', V]
         seats = np.array([row.seat for row in samplers])
         tokens = sample(logits, self._sampling(samplers, seats))
-        self.last_tokens[torch.from_numpy(seats).to(self.device)] = tokens
+        self.last_tokens[self._tensor(seats)] = tokens
         probe.on and probe("sampler.token", tokens=tokens, logits=logits, rows=samplers)
         return StepResult(dict(zip((row.request_id for row in samplers), tokens.tolist())))
 
@@ -66,28 +68,36 @@ class ModelRunner:
 
     def _build_batch(self, rows: list[PlanRow]) -> ForwardBatch:
         """The rows as tensors."""
+        S = self.kv_cache.page_size
         seats = np.array([row.seat for row in rows])  # [R]
-        counts = np.array([row.count for row in rows])
         starts = np.array([row.start for row in rows])
-        ends = np.cumsum(counts)  # where each row's tokens end in [T]
-        S, T = self.kv_cache.page_size, int(ends[-1])
-        # Position of each token: its row's start, plus how far it is from the row's first token.
-        positions = np.arange(T) + np.repeat(starts - (ends - counts), counts)  # [T]
-        pages = self.page_table[np.repeat(seats, counts), positions // S]
-        input_ids = self._input_ids(rows, seats)
-        wanted = [int(end) - 1 for row, end in zip(rows, ends) if row.samples]
+        counts = [row.count for row in rows]
+        if counts[-1] == 1:  # sorted, so all compute one token
+            positions, seat_of = starts, seats  # [T] = [R]
+        else:
+            ends = np.cumsum(counts)  # where each row's tokens end in [T]
+            # Position of each token: its row's start, plus how far it is from the row's first token.
+            positions = np.arange(ends[-1]) + np.repeat(starts - (ends - counts), counts)  # [T]
+            seat_of = np.repeat(seats, counts)
+        slots = self.page_table[seat_of, positions // S] * S + positions % S
         return ForwardBatch(
-            input_ids=input_ids,
+            input_ids=self._input_ids(rows, seats),
             positions=self._tensor(positions),
-            slots=self._tensor(pages * S + positions % S),
-            page_table=self._tensor(self.page_table[seats, : max(row.num_pages for row in rows)]),
-            context_lens=(starts + counts).tolist(),
-            query_lens=counts.tolist(),
-            num_single=int((counts == 1).sum()),
-            sample_rows=None if len(wanted) == T else self._tensor(np.array(wanted, dtype=np.int64)),
+            slots=self._tensor(slots),
+            page_table=self._tensor(self.page_table[seats, : max([row.num_pages for row in rows])]),
+            context_lens=[row.start + row.count for row in rows],
+            query_lens=counts,
+            num_single=counts.count(1),
+            sample_rows=self._sample_rows(rows),
             kv_cache=self.kv_cache,
             backend=self.backend,
         )
+
+    def _sample_rows(self, rows: list[PlanRow]) -> Tensor | None:
+        """Where in ``[T]`` the last token of each row that samples stands; None if that is everywhere."""
+        ends = accumulate(row.count for row in rows)
+        wanted = [end - 1 for row, end in zip(rows, ends) if row.samples]
+        return None if len(wanted) == sum(row.count for row in rows) else self._tensor(np.array(wanted, dtype=np.int64))
 
     def _input_ids(self, rows: list[PlanRow], seats: np.ndarray) -> Tensor:
         """Tokens that the plan names, after those that are on the device still: ``[T]``."""
@@ -114,4 +124,5 @@ class ModelRunner:
         )
 
     def _tensor(self, array: np.ndarray) -> Tensor:
-        return torch.from_numpy(array).to(self.device)
+        tensor = torch.from_numpy(array)
+        return tensor if self.device.type == "cpu" else tensor.to(self.device, non_blocking=True)

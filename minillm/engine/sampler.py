@@ -31,7 +31,8 @@ def sample(logits: Tensor, settings: SamplingBatch | None) -> Tensor:
     if settings is None:
         return logits.argmax(dim=-1)
     greedy = settings.temperature == 0
-    probs = torch.softmax(logits / settings.temperature.masked_fill(greedy, 1.0)[:, None], dim=-1)  # [R, V]
+    below = logits - logits.amax(dim=-1, keepdim=True)  # [R, V], at most 0: a tiny temperature overflows to 0 or -inf
+    probs = torch.softmax(below / settings.temperature.masked_fill(greedy, 1.0)[:, None], dim=-1)  # [R, V]
     if settings.any_filter:
         probs = keep_top(probs, settings.top_k, settings.top_p)
     uniform = uniform_from(settings.seeds, settings.positions)  # [R]

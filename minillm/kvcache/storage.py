@@ -7,7 +7,6 @@ import torch
 from torch import Tensor
 
 from minillm.config import ModelConfig
-from minillm.debug.probes import probe
 
 
 class KVCache:
@@ -34,11 +33,6 @@ class KVCache:
     @property
     def num_bytes(self) -> int:
         return self.tensor.numel() * self.tensor.itemsize
-
-    def store(self, layer: int, slots: Tensor, kv: Tensor) -> None:
-        """Write ``kv [T, 2 * Hkv * D]`` (a token's keys, then its values) to ``slots [T]`` (int64)."""
-        probe.on and probe("kv.store", layer=layer, slots=slots, kv=kv)
-        self.slots[layer].index_copy_(0, slots, kv)
 
     def layer(self, layer: int) -> Tensor:
         """``[P, S, 2, Hkv, D]``: one layer, as attention kernels take it."""

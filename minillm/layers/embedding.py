@@ -5,7 +5,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from minillm.debug.probes import probe
-from minillm.quantization.format import DenseFormat, LinearFormat
+from minillm.layers.build import LayerBuild
 
 
 class Embedding(nn.Module):
@@ -23,9 +23,9 @@ class Embedding(nn.Module):
 class LMHead(nn.Module):
     """A hidden state to one logit for each token of the vocabulary. Tied, it multiplies with the embedding's own table."""
 
-    def __init__(self, embedding: Embedding, tied: bool, format: LinearFormat | None = None) -> None:
+    def __init__(self, embedding: Embedding, tied: bool, build: LayerBuild) -> None:
         super().__init__()
-        self.format = format or DenseFormat()
+        self.format = build.format
         self.bias = None
         self.keeps_weight = tied  # the embedding looks rows up in it
         table = embedding.weight

@@ -11,8 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from minillm.debug.probes import probe
-from minillm.parallel.group import SINGLE, ParallelGroup
-from minillm.quantization.format import DenseFormat, LinearFormat
+from minillm.layers.build import LayerBuild
 
 
 class LinearBase(nn.Module, ABC):
@@ -21,20 +20,14 @@ class LinearBase(nn.Module, ABC):
     parts: the sizes along N, on this rank, of what the checkpoint holds as separate tensors (q, k, v of a fused layer).
     """
 
-    def __init__(
-        self,
-        in_features: int,
-        parts: list[int],
-        bias: bool,
-        format: LinearFormat | None,
-        dtype: torch.dtype,
-        group: ParallelGroup,
-    ) -> None:
+    def __init__(self, in_features: int, parts: list[int], bias: bool, build: LayerBuild) -> None:
         super().__init__()
-        self.format = format or DenseFormat()
-        self.in_features, self.out_features, self.parts, self.group = in_features, sum(parts), parts, group
-        self.format.create_weights(self, in_features, self.out_features, dtype)
-        self.bias = nn.Parameter(torch.empty(self.out_features, dtype=dtype), requires_grad=False) if bias else None
+        self.format, self.group = build.format, build.group
+        self.in_features, self.out_features, self.parts = in_features, sum(parts), parts
+        self.format.create_weights(self, in_features, self.out_features, build.dtype)
+        self.bias = (
+            nn.Parameter(torch.empty(self.out_features, dtype=build.dtype), requires_grad=False) if bias else None
+        )
 
     @abstractmethod
     def load(self, parameter: nn.Parameter, tensor: Tensor, part: int) -> None:
@@ -64,12 +57,11 @@ class ColumnParallelLinear(LinearBase):
         in_features: int,
         parts: list[int],
         bias: bool = False,
-        format: LinearFormat | None = None,
-        dtype: torch.dtype = torch.float32,
-        group: ParallelGroup = SINGLE,
+        build: LayerBuild | None = None,
     ) -> None:
-        local = [group.share_of(part, "a column-parallel layer's outputs") for part in parts]
-        super().__init__(in_features, local, bias, format, dtype, group)
+        build = build or LayerBuild()
+        local = [build.group.share_of(part, "a column-parallel layer's outputs") for part in parts]
+        super().__init__(in_features, local, bias, build)
 
     def load(self, parameter: nn.Parameter, tensor: Tensor, part: int) -> None:
         """``tensor [N of the part, K]`` or a bias ``[N of the part]``: this rank's rows go below the parts before."""
@@ -99,13 +91,12 @@ class QKVParallelLinear(ColumnParallelLinear):
         num_heads: int,
         num_kv_heads: int,
         bias: bool = False,
-        format: LinearFormat | None = None,
-        dtype: torch.dtype = torch.float32,
-        group: ParallelGroup = SINGLE,
+        build: LayerBuild | None = None,
     ) -> None:
-        self.kv_copies = max(1, group.size // num_kv_heads)  # ranks that hold the same key/value head
+        build = build or LayerBuild()
+        self.kv_copies = max(1, build.group.size // num_kv_heads)  # ranks that hold the same key/value head
         kv_parts = num_kv_heads * self.kv_copies * head_dim
-        super().__init__(hidden_size, [num_heads * head_dim, kv_parts, kv_parts], bias, format, dtype, group)
+        super().__init__(hidden_size, [num_heads * head_dim, kv_parts, kv_parts], bias, build)
         self.head_dim = head_dim
         self.num_heads, self.num_kv_heads = self.parts[0] // head_dim, self.parts[1] // head_dim  # of this rank
 
@@ -124,13 +115,11 @@ class RowParallelLinear(LinearBase):
         in_features: int,
         out_features: int,
         bias: bool = False,
-        format: LinearFormat | None = None,
-        dtype: torch.dtype = torch.float32,
-        group: ParallelGroup = SINGLE,
+        build: LayerBuild | None = None,
     ) -> None:
-        super().__init__(
-            group.share_of(in_features, "a row-parallel layer's inputs"), [out_features], bias, format, dtype, group
-        )
+        build = build or LayerBuild()
+        local = build.group.share_of(in_features, "a row-parallel layer's inputs")
+        super().__init__(local, [out_features], bias, build)
 
     def load(self, parameter: nn.Parameter, tensor: Tensor, part: int) -> None:
         """``tensor [N, K]``: this rank's columns. A bias goes to rank 0 alone, or the sum would hold it many times."""

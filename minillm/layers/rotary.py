@@ -17,7 +17,7 @@ RopeType = Callable[[RopeConfig, int, int], tuple[Tensor, float]]
 
 
 class RotaryEmbedding(nn.Module):
-    """Tables of cos and sin for every position, made once after loading; `rows` picks a step's, `rotate` applies them."""
+    """Tables of cos and sin for every position, made once after loading; `rows` picks a step's."""
 
     def __init__(self, config: ModelConfig, dtype: torch.dtype) -> None:
         super().__init__()
@@ -37,18 +37,9 @@ class RotaryEmbedding(nn.Module):
         self.sin = torch.cat([-sin, sin], dim=-1).to(device, self.dtype)
 
     def rows(self, positions: Tensor) -> tuple[Tensor, Tensor]:
-        """``positions [T]`` -> cos and sin ``[T, 1, D]`` for one step; every layer uses the same."""
+        """``positions [T]`` -> cos and sin ``[T, D]`` for one step; every layer uses the same."""
         assert self.cos is not None and self.sin is not None, "make_tables has not been called"
-        return self.cos[positions][:, None], self.sin[positions][:, None]
-
-
-def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Turn ``x [T, heads, D]`` in place by ``cos, sin [T, 1, D]``: (a, b) -> (a cos - b sin, b cos + a sin)."""
-    T, heads, D = x.shape
-    swapped = (
-        x.view(T, heads, 2, D // 2).flip(2).view(T, heads, D)
-    )  # (b, a); sin brings the minus sign of the first half
-    return x.mul_(cos).addcmul_(swapped, sin)
+        return self.cos[positions], self.sin[positions]
 
 
 def _default(rope: RopeConfig, D: int, _max_positions: int) -> tuple[Tensor, float]:

@@ -16,11 +16,10 @@ from torch import Tensor, nn
 
 from minillm.config import ModelConfig
 from minillm.debug.probes import probe
+from minillm.layers.build import LayerBuild
 from minillm.layers.embedding import LMHead
 from minillm.layers.linear import LinearBase
 from minillm.models.registry import model_class
-from minillm.parallel.group import SINGLE, ParallelGroup
-from minillm.quantization.format import LinearFormat
 
 IGNORED = (
     "rotary_emb.inv_freq",
@@ -54,12 +53,10 @@ class Target:
             self.parameter.data.copy_(tensor)
 
 
-def build_model(
-    config: ModelConfig, format: LinearFormat, dtype: torch.dtype, group: ParallelGroup = SINGLE
-) -> nn.Module:
+def build_model(config: ModelConfig, build: LayerBuild) -> nn.Module:
     """The model's structure on the meta device: every shape, no memory."""
     with torch.device("meta"):
-        model = model_class(config)(config, format=format, dtype=dtype, group=group)
+        model = model_class(config)(config, build)
     probe.on and probe("model.built", model=model, config=config)
     return model
 

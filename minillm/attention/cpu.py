@@ -1,0 +1,34 @@
+"""Attention on a CPU: decode reads the pages where they lie, with a compiled kernel; prompts go as in the reference."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from minillm.attention.batch import ForwardBatch
+from minillm.attention.reference import Gather, ReferenceAttention
+from minillm.kernels.cpu import CpuKernels
+
+
+@dataclass
+class InPlace:
+    """What the kernel needs to read the one-token requests' pages where they are."""
+
+    page_table: Tensor  # [R, pages]
+    context_lens: Tensor  # [R] int64
+
+
+class CpuAttention(ReferenceAttention):
+    name = "cpu"
+
+    def __init__(self, kernels: CpuKernels) -> None:
+        self.kernels = kernels
+
+    def plan_singles(self, batch: ForwardBatch) -> InPlace:
+        return InPlace(batch.page_table, torch.tensor(batch.context_lens[: batch.num_single]))
+
+    def decode(self, layer: int, q: Tensor, batch: ForwardBatch, plan: "InPlace | Gather", scale: float) -> Tensor:
+        assert isinstance(plan, InPlace)
+        cache = batch.kv_cache
+        rows, heads = cache.slots[layer], cache.tensor.shape[-2]
+        return self.kernels.paged_decode(q, rows, plan.page_table, plan.context_lens, cache.page_size, heads, scale)

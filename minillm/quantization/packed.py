@@ -1,0 +1,82 @@
+"""Dense weights in the layouts that a CPU reads fastest."""
+
+from abc import abstractmethod
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from minillm.kernels.cpu import CpuKernels
+from minillm.kernels.torch_kernels import TorchKernels
+from minillm.quantization.format import DenseFormat, LinearFormat
+
+EXPECTED_ROWS = 16  # the batch that oneDNN chooses its blocks for; one row and hundreds work with them too
+
+
+class PackedDenseFormat(DenseFormat):
+    """The same numbers, re-ordered once after loading. The plain layout is then given up, unless an embedding shares it."""
+
+    @abstractmethod
+    def pack(self, weight: Tensor) -> Tensor:
+        """``weight [N, K]`` in the format's own layout."""
+
+    def process_weights_after_loading(self, layer: nn.Module) -> None:
+        assert isinstance(layer.weight, nn.Parameter)
+        layer.out_features = layer.weight.shape[0]  # type: ignore[assignment]
+        layer.packed = self.pack(layer.weight.data)
+        if not getattr(layer, "keeps_weight", False):
+            layer.weight = None  # type: ignore[assignment]  # or every number would be in memory twice
+
+
+class InterleavedFormat(PackedDenseFormat):
+    """float32 for the compiled kernel: groups of outputs side by side, read from front to back."""
+
+    name = "dense (interleaved)"
+
+    def __init__(self, kernels: CpuKernels) -> None:
+        self.kernels = kernels
+
+    def pack(self, weight: Tensor) -> Tensor:
+        return self.kernels.interleave(weight)
+
+    def apply(self, layer: nn.Module, x: Tensor) -> Tensor:
+        return self.kernels.linear(x, layer.packed, layer.bias, layer.out_features)  # type: ignore[arg-type]
+
+
+class OneDnnFormat(PackedDenseFormat):
+    """The blocks of oneDNN, torch's matrix library for CPUs: large bf16 weights are read twice as fast, with equal results.
+
+    The operators are private to torch (its compiler uses them), hence `packing_works` before anyone chooses this.
+    """
+
+    name = "dense (oneDNN)"
+
+    def pack(self, weight: Tensor) -> Tensor:
+        return torch.ops.mkldnn._reorder_linear_weight(weight, EXPECTED_ROWS)
+
+    def apply(self, layer: nn.Module, x: Tensor) -> Tensor:
+        return torch.ops.mkldnn._linear_pointwise(x, layer.packed, layer.bias, "none", [], "")
+
+
+def packing_works(dtype: torch.dtype) -> bool:
+    """Whether this torch packs and multiplies weights of ``dtype`` on this CPU, tried on a small matrix."""
+    if dtype not in (torch.float32, torch.bfloat16) or not torch.backends.mkldnn.is_available():
+        return False
+    try:
+        weight = torch.arange(32 * 16, dtype=dtype).view(32, 16) / 512
+        x = torch.ones(2, 16, dtype=dtype)
+        packed = torch.ops.mkldnn._reorder_linear_weight(weight, 2)
+        got = torch.ops.mkldnn._linear_pointwise(x, packed, None, "none", [], "")
+        return torch.allclose(got, F.linear(x, weight), rtol=1e-2)
+    except (RuntimeError, AttributeError):
+        return False
+
+
+def choose_format(device: torch.device, dtype: torch.dtype, pack: bool, kernels: TorchKernels) -> LinearFormat:
+    """The format of a layer that the checkpoint holds as a plain matrix."""
+    if pack and device.type == "cpu":
+        if dtype == torch.float32 and isinstance(kernels, CpuKernels):
+            return InterleavedFormat(kernels)
+        if packing_works(dtype):
+            return OneDnnFormat()
+    return DenseFormat()
