@@ -1,0 +1,142 @@
+"""Preset breakpoints and log points: the engine's probes, armed from the command line, the environment or a script.
+
+An editor keeps its breakpoints outside the project, so a project cannot ship them. Probes are breakpoints that lie in
+the code itself: ``MINILLM_BREAK="kv.*" python ...`` stops at each probe of that name, in the frame that called it, on
+the statement after it, in VS Code if that is attached and in pdb otherwise. A log point prints a line and goes on.
+"""
+
+import difflib
+import os
+import sys
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from minillm.debug.catalogue import catalogue
+from minillm.debug.probes import Event, Listener, listen
+from minillm.debug.short import short
+
+
+@dataclass(eq=False)
+class Armed:
+    """Breakpoints and log points that are set. ``close()``, or the end of a ``with`` block, takes them away again."""
+
+    listeners: list[Listener] = field(default_factory=list)
+
+    def close(self) -> None:
+        while self.listeners:
+            self.listeners.pop().close()
+
+    def __enter__(self) -> "Armed":
+        return self
+
+    def __exit__(self, *_exc: object) -> None:
+        self.close()
+
+
+def arm(break_at: str | Iterable[str] | None, when: str | None = None, log: str | Iterable[str] | None = None) -> Armed:
+    """Stop at probes that match ``break_at``, if ``when`` is true there; print a line at those that match ``log``.
+
+    Patterns are shell style, one or several, also in one string with commas: ``"kv.*,scheduler.preempt"``. ValueError
+    for a pattern that matches no probe, or a condition that is no Python expression; then nothing is set.
+    """
+    stops, logs = _patterns(break_at), _patterns(log)
+    if when and not stops:
+        raise ValueError(f"the condition {when!r} has nothing to stop at; say which probes, '*' for all")
+    condition = Condition(when) if when else None
+    armed = Armed()
+    if logs:  # before the stops, so that a probe that does both is printed first
+        armed.listeners.append(listen(logs, _print_line))
+    if stops:
+        from minillm.debug.debuggers import stop  # brings pdb, which an engine that never stops need not load
+
+        def callback(event: Event) -> None:
+            if condition is None or condition.holds(event):
+                stop(event, when)
+
+        armed.listeners.append(listen(stops, callback))
+    return armed
+
+
+_from_environment: Armed | None = None
+
+
+def arm_from_environment() -> Armed:
+    """Arm what MINILLM_BREAK, MINILLM_BREAK_WHEN and MINILLM_LOG ask for. Only a process's first call reads them."""
+    global _from_environment
+    if _from_environment is None:
+        names = ("MINILLM_BREAK", "MINILLM_BREAK_WHEN", "MINILLM_LOG")
+        try:
+            _from_environment = arm(*(os.environ.get(name) for name in names))
+        except ValueError as error:
+            given = ", ".join(f"{name}={os.environ[name]!r}" for name in names if os.environ.get(name))
+            raise ValueError(f"{error}\n(from the environment: {given})") from None
+    return _from_environment
+
+
+class Condition:
+    """A Python expression that says whether to stop, over a probe's values and the names of whoever called the probe.
+
+    Names are looked up in this order: the event's values; ``event`` and ``name`` (the probe's name) and ``step``; the
+    caller's locals; its module's globals. An expression that fails counts as false, and is reported once.
+    """
+
+    def __init__(self, expression: str) -> None:
+        self.expression = expression.strip()
+        self.reported = False
+        try:
+            self._code = compile(self.expression, "<condition>", "eval")
+        except SyntaxError as error:
+            line, column = error.text or self.expression, max(error.offset or 1, 1)
+            raise ValueError(
+                f"the condition is no Python expression: {error.msg}\n    {line.rstrip()}\n    {' ' * (column - 1)}^"
+            ) from None
+
+    def holds(self, event: Event) -> bool:
+        frame = event.frame
+        special = {"event": event.name, "name": event.name, "step": event.step}
+        # One flat dictionary: names inside a comprehension are looked up among the globals only.
+        names = {**frame.f_globals, **frame.f_locals, **special, **event.values}
+        try:
+            return bool(eval(self._code, names))
+        except Exception as error:
+            if not self.reported:
+                self.reported = True
+                self._report(event, error)
+            return False
+
+    def _report(self, event: Event, error: Exception) -> None:
+        local_names = sorted(set(event.frame.f_locals) - set(event.values))
+        print(
+            f"minillm: the condition {self.expression!r} failed at probe {event.name} ({_where(event.frame)}):\n"
+            f"    {type(error).__name__}: {error}\n"
+            f"    names there: {', '.join(event.values)}; event, name, step; of the caller: {', '.join(local_names)}\n"
+            "    It counts as false wherever it fails, and is not reported again.",
+            file=sys.stderr,
+        )
+
+
+def _patterns(given: str | Iterable[str] | None) -> tuple[str, ...]:
+    """One string with commas or several, as single patterns, each of which matches a probe."""
+    parts = [given] if isinstance(given, str) else list(given or ())
+    patterns = tuple(pattern.strip() for part in parts for pattern in part.split(",") if pattern.strip())
+    names = list(catalogue()) if patterns else []
+    for pattern in patterns:
+        if not any(fnmatchcase(name, pattern) for name in names):
+            near = difflib.get_close_matches(pattern, names, n=1)
+            hint = f"did you mean {near[0]}?" if near else f"there are: {', '.join(names)}"
+            raise ValueError(f"no probe is called {pattern!r}; {hint}")
+    return patterns
+
+
+def _print_line(event: Event) -> None:
+    values: dict[str, Any] = event.values
+    shown = "  ".join(f"{key}={short(value)}" for key, value in values.items())
+    print(f"step {event.step:<3} {event.name:<18} {shown}", file=sys.stderr, flush=True)
+
+
+def _where(frame: FrameType) -> str:
+    return f"{Path(frame.f_code.co_filename).name}:{frame.f_lineno}"
