@@ -1,0 +1,161 @@
+"""Lesson 01: the first token.
+
+Nothing is turned on but the engine itself. We follow one question from its text to the first token of the answer, with every
+shape on the way, then let it write on with ``reuse_kv=False``: each step forgets all it computed and starts over. The answer
+is right. The cost of a step grows with every token, and that is what the next lesson mends.
+"""
+
+import time
+
+from minillm.debug.probes import Event, listen
+from minillm.learn.lesson import Lesson
+
+lesson = Lesson(
+    number=1,
+    title="The first token",
+    turns_on="nothing (reuse_kv=False)",
+    buys="a right answer, at the highest price",
+    breaks="model.embed,sampler.logits",
+)
+
+
+def main() -> None:
+    from minillm import SamplingParams
+    from minillm.debug.views.tokens import token_stream, token_table
+    from minillm.learn.example import QUESTION, question
+
+    llm = lesson.llm(reuse_kv=False, attention_backend="reference")
+    engine, tokenizer = llm.engine, llm.engine.tokenizer
+    prompt_ids = question(tokenizer, lesson.options.prompt or QUESTION)
+
+    lesson.part("Text becomes tokens")
+    lesson.say(
+        f"""A model reads numbers. The tokenizer cuts the text into pieces that it knows, one of
+        {engine.model_config.vocab_size:,} each, and the model gets the piece's number. The marks in angle brackets are the
+        chat template: they say who speaks."""
+    )
+    lesson.show(token_table(prompt_ids, tokenizer))
+
+    lesson.part("One step: from tokens to logits")
+    lesson.say(
+        """A step runs all tokens through the model at once. T is the number of tokens in the step. Each becomes a vector of
+        `hidden` numbers, and every layer adds something to it. Only the last token's vector is needed at the end: it says what
+        comes next."""
+    )
+    request = engine.add_request(prompt_ids, SamplingParams(temperature=0, max_tokens=48))
+    logits = one_step_seen(engine)
+
+    lesson.part("Logits become a token")
+    choose(logits, tokenizer, request.output_ids[-1])
+
+    lesson.part("Token by token")
+    lesson.say(
+        """The chosen token is appended and the model asked again, until it says that it is done. Prompt first, then what the
+        model wrote:"""
+    )
+    while engine.has_requests:
+        engine.step()
+    lesson.show(token_stream(request.prompt_ids, request.output_ids, tokenizer))
+
+    lesson.part("What a step costs")
+    cost_of_forgetting(engine)
+
+    lesson.end(
+        """Stop where the logits are made: [bold]--break sampler.logits[/], then look at [bold]logits.shape[/] and
+        [bold]logits.argmax()[/].""",
+        "Ask something else: [bold]--prompt 'What is a token?'[/]. Then something that the model was not taught.",
+        "Lesson 02 keeps what was computed.",
+    )
+
+
+def one_step_seen(engine):
+    """Run one step, and show each tensor that a probe has shown us; the logits [V] of its last token."""
+    from minillm.debug.views.tensors import tensor_summary
+
+    seen = []  # (name, tensor, names of its dimensions, meaning)
+
+    def keep(event: Event) -> None:
+        first, last = (
+            event.values.get("layer") == 0,
+            event.values.get("layer") == engine.model_config.num_hidden_layers - 1,
+        )
+        if event.name == "model.embed":
+            seen.append(("input_ids", event.input_ids.clone(), "T", "which token"))
+            seen.append(("positions", event.positions.clone(), "T", "where it stands"))
+        elif event.name == "layer.attention" and first:  # what a probe shows is live, and layers work in place: so copy
+            seen.append(("stream", event.stream.clone(), "T hidden", "embedding: one row a token"))
+        elif event.name == "kv.store" and first:
+            seen.append(("q", event.q.clone(), "T H D", "layer 0: what each token looks for"))
+            seen.append(("k", event.k.clone(), "T Hkv D", "layer 0: what each token offers"))
+            seen.append(("v", event.v.clone(), "T Hkv D", "layer 0: what it gives when found"))
+        elif event.name == "layer.mlp" and (first or last):
+            seen.append(("stream", event.stream.clone(), "T hidden", f"layer {event.layer}: attention has added"))
+        elif event.name == "model.logits":
+            seen.append(("hidden", event.hidden.clone(), "R hidden", "the last token's row, normalised"))
+        elif event.name == "sampler.logits":
+            seen.append(("logits", event.logits.clone(), "R V", "a score for every token there is"))
+
+    with listen(["model.*", "layer.*", "kv.store", "sampler.logits"], keep):
+        engine.step()
+    lesson.show(tensor_summary(seen))
+    return seen[-1][1][0]
+
+
+def choose(logits, tokenizer, chosen: int) -> None:
+    """Show the likeliest tokens, and how temperature, top-k and top-p change who may be chosen."""
+    import torch
+
+    from minillm.debug.views.candidates import top_tokens
+    from minillm.engine.sampler import keep_top
+
+    lesson.say("Softmax turns scores into probabilities. Greedy decoding (temperature=0) takes the likeliest:")
+    lesson.show(top_tokens(logits, tokenizer, k=6, chosen=chosen))
+    lesson.say(
+        """Sampling draws one at random instead. Temperature divides the scores first: above 1 it levels the probabilities,
+        below 1 it sharpens them. top_k keeps so many tokens, top_p as many as add up to that share. With temperature=2 and
+        top_k=4, of the same logits:"""
+    )
+    flat = torch.softmax(logits / 2.0, dim=-1)[None]  # [1, V]
+    kept = keep_top(flat, top_k=torch.tensor([4]), top_p=torch.tensor([1.0]))[0]
+    lesson.show(top_tokens(kept / kept.sum(), tokenizer, k=6))
+
+
+def cost_of_forgetting(engine) -> None:
+    """Time every step of a longer answer, and set the first against the last."""
+    from minillm import SamplingParams
+    from minillm.debug.views.compare import before_after
+    from minillm.debug.views.step_times import step_times
+    from minillm.learn.example import CODE
+
+    lesson.say(
+        """Nothing is kept (reuse_kv=False), so each step computes the whole text again, from the first token on. Here every
+        step of a longer completion, timed on this machine:"""
+    )
+    request = engine.add_request(CODE, SamplingParams(temperature=0, max_tokens=160, ignore_eos=True))
+    times, computed = [], 0
+    while engine.has_requests:
+        computed += request.num_pending
+        start = time.perf_counter()
+        engine.step()
+        times.append(time.perf_counter() - start)
+    lesson.show(step_times({"reuse_kv=False": times}))
+    prompt, made = len(request.prompt_ids), len(request.output_ids)
+    tenth = len(times) // 10
+    lesson.show(
+        before_after(
+            [
+                ("time of a step", sum(times[1 : tenth + 1]) / tenth, sum(times[-tenth:]) / tenth, "s", "lower"),
+                ("tokens computed in it", prompt + 1, prompt + made - 1, "", "lower"),
+            ],
+            before="first steps",
+            after="last steps",
+        )
+    )
+    lesson.say(
+        f"""To write {made} tokens after a prompt of {prompt}, the model computed {computed:,} tokens: {computed / (prompt + made):.0f}
+        times as many as there are. For a text of n tokens that grows with n squared."""
+    )
+
+
+if __name__ == "__main__":
+    lesson.run(main)

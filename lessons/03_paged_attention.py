@@ -1,0 +1,240 @@
+"""Lesson 03: paged attention.
+
+Turned on: ``page_size=16``. The cache is cut into small pages that lie anywhere; a request takes one when it needs one, and a
+page table says where its tokens are. It is the idea of virtual memory, and it is why one card serves many people at once.
+"""
+
+import time
+
+from minillm.debug.probes import Event, listen
+from minillm.learn.lesson import Lesson
+
+lesson = Lesson(
+    number=3,
+    title="Paged attention",
+    turns_on="page_size=16 (lesson 02: one page a request)",
+    buys="memory for many more requests, because none is reserved",
+    breaks="kv.allocate,kv.gather,kv.free",
+)
+
+
+def main() -> None:
+    llm = lesson.llm(page_size=16, num_pages=48, attention_backend="reference")
+    engine = llm.engine
+
+    lesson.part("Four requests come in")
+    requests = four_come_in(engine)
+
+    lesson.part("Where this step's tokens go")
+    slots_of_a_step(engine, requests)
+
+    lesson.part("A page fills up, and one more is taken")
+    growing(engine, requests)
+
+    lesson.part("Scattered in memory, contiguous in attention")
+    one_gather(engine, requests)
+
+    lesson.part("A request ends, its pages go round")
+    ending(engine, requests)
+
+    lesson.part("Waste, before and after")
+    before_and_after()
+
+    lesson.part("What the page size changes")
+    page_sizes()
+
+    lesson.end(
+        "Stop whenever a page is taken: [bold]--break kv.allocate[/]. In the debugger: [bold]request.pages[/], [bold]pool[/].",
+        "Only for the second request: [bold]--break kv.allocate --break-when 'request.id == 1'[/].",
+        "Every decision as a line, without stopping: [bold]--log 'kv.*,scheduler.*'[/].",
+        "Change num_pages=48 to 12 in this file, and watch requests wait for pages.",
+    )
+
+
+def four_come_in(engine) -> list:
+    """Add the running example's requests, and run the step that computes their prompts."""
+    from minillm import SamplingParams
+    from minillm.debug.views.page_map import page_map
+    from minillm.debug.views.page_tables import free_list, page_tables
+    from minillm.learn.example import question, running_example
+
+    prompts = running_example(engine.tokenizer)
+    if lesson.options.prompt:
+        prompts["a question"] = question(engine.tokenizer, lesson.options.prompt)
+    params = SamplingParams(temperature=0, max_tokens=40, ignore_eos=True)
+    requests = [engine.add_request(prompt_ids, params) for prompt_ids in prompts.values()]
+    names = ", ".join(
+        f"{chr(65 + r.id)} {name} ({len(r.prompt_ids)} tokens)" for name, r in zip(prompts, requests, strict=True)
+    )
+    lesson.say(f"{names}. One step computes all four prompts. Each takes the pages that it needs now, and no more:")
+    engine.step()
+    lesson.show(page_map(engine.pool, requests))
+    lesson.say(
+        """The page table of each request: its pages, in the order of its tokens. Only the last one has room left, so a request
+        wastes less than a page:"""
+    )
+    lesson.show(page_tables(requests, engine.pool.page_size))
+    lesson.show(free_list(engine.pool))
+    return requests
+
+
+def slots_of_a_step(engine, requests: list) -> None:
+    """One decode step's tokens with page, offset and slot."""
+    from minillm.debug.views.slots_table import slots_table
+
+    lesson.say(
+        """Each request now decodes: one token each, four in the step. Its position gives the entry in the page table and the
+        offset in that page; both together are the slot: slot = page * 16 + offset."""
+    )
+    seen = []
+    with listen("batch.build", lambda event: seen.append(slots_table(event.batch, event.rows, engine.tokenizer))):
+        engine.step()
+    lesson.show(*seen)
+
+
+def growing(engine, requests: list) -> None:
+    """Step until somebody needs a page, and show the map before and after."""
+    from minillm.debug.views.page_map import page_map
+
+    taken: list[str] = []
+    written = []
+
+    def note(event: Event) -> None:
+        taken.append(f"request {chr(65 + event.request.id)} takes page {', '.join(map(str, event.pages))}")
+
+    with listen("kv.allocate", note), listen("batch.build", lambda event: written.append(event.batch.slots.clone())):
+        while not taken:
+            engine.step()
+    lesson.say(
+        f"""Steps go by without anyone asking for memory. Then, in step {engine.scheduler.num_steps}, a last page is full:
+        [bold]{"; ".join(taken)}[/]. The slots that this step writes are marked:"""
+    )
+    lesson.show(page_map(engine.pool, requests, step_slots=written[-1]))
+
+
+def one_gather(engine, requests: list) -> None:
+    """What attention reads for the first request, from the page table and from the gather itself."""
+    from minillm.debug.views.gather import gather_map
+
+    for _ in range(18):
+        engine.step()
+    lesson.say(
+        """While all four grow, their pages come to lie in between each other's. Attention does not care: it reads a request's
+        pages in the order of its page table, and sees one text. For request A:"""
+    )
+    lesson.show(gather_map(requests[0], engine.pool, requests))
+    pieces = []
+    with listen("kv.gather", lambda event: pieces.append(event.gather.pieces.tolist())):
+        engine.step()
+    count = len(requests[0].pages)
+    lesson.say(
+        f"""The first pages that layer 0 gathered in the step after: [bold]{pieces[0][:count]}[/]. A's page table:
+        [bold]{requests[0].pages}[/]."""
+    )
+
+
+def ending(engine, requests: list) -> None:
+    """Let all end but watch the first: its pages, and who gets them next."""
+    from minillm import SamplingParams
+    from minillm.debug.views.page_tables import free_list
+    from minillm.learn.example import OTHER_ENDING, question
+
+    freed = []
+    with listen("kv.free", lambda event: freed.append((event.request.id, list(event.pages)))):
+        while engine.has_requests:
+            engine.step()
+    whose, pages = freed[-1]
+    lesson.say(
+        f"""All four have ended, and every page is free again. The last to go was {chr(65 + whose)}, with pages {pages}. The free
+        list is a stack, so those are on top:"""
+    )
+    lesson.show(free_list(engine.pool))
+    request = engine.add_request(question(engine.tokenizer, OTHER_ENDING), SamplingParams(temperature=0, max_tokens=1))
+    taken = []
+    with listen("kv.allocate", lambda event: taken.extend(event.pages)):
+        engine.step()
+    lesson.say(f"A new request, {chr(65 + request.id)}, comes in and gets page [bold]{', '.join(map(str, taken))}[/].")
+
+
+def before_and_after() -> None:
+    """The same memory, one page a request against pages of 16 tokens: who runs at once, and how fast it all is."""
+    from minillm.debug.views.compare import before_after
+    from minillm.debug.views.waste import waste_bars
+
+    lesson.say(
+        """The same memory twice, room for 8,192 tokens, and 32 requests that want 32 tokens each. Lesson 02's cache has four
+        pages of 2,048 tokens, this one 512 of 16:"""
+    )
+    contiguous = serve(page_size="max_model_len", max_cached_tokens=8192)
+    paged = serve(page_size=16, max_cached_tokens=8192)
+    lesson.show(waste_bars({"one page a request": contiguous["waste"], "page_size=16": paged["waste"]}))
+    lesson.show(
+        before_after(
+            [
+                ("requests at once", contiguous["at_once"], paged["at_once"], "", "higher"),
+                ("used, of what is held", contiguous["share"], paged["share"], "%", "higher"),
+                ("steps for all", contiguous["steps"], paged["steps"], "", "lower"),
+                ("time for all", contiguous["seconds"], paged["seconds"], "s", "lower"),
+                ("tokens/s", contiguous["speed"], paged["speed"], "", "higher"),
+            ],
+            before="lesson 02",
+            after="page_size=16",
+        )
+    )
+    lesson.say(f"The same tokens, both times: [good]{contiguous['tokens'] == paged['tokens']}[/].")
+
+
+def serve(**settings) -> dict:
+    """Serve 32 requests with these settings: the fullest moment, and the whole."""
+    from minillm import SamplingParams
+    from minillm.debug.views.waste import waste
+    from minillm.kvcache.pages import pages_for
+    from minillm.learn.example import running_example
+
+    engine = lesson.quiet_llm(**settings).engine
+    prompts = list(running_example(engine.tokenizer).values())
+    params = SamplingParams(temperature=0, max_tokens=32, ignore_eos=True)
+    engine.add_request(prompts[0], SamplingParams(max_tokens=2))  # warm up
+    while engine.has_requests:
+        engine.step()
+    requests = [engine.add_request(prompts[i % 4], params) for i in range(32)]
+    at_once, fullest, steps, start = 0, {}, 0, time.perf_counter()
+    while engine.has_requests:
+        engine.step()
+        steps += 1
+        if len(engine.scheduler.running) >= max(at_once, 1):
+            at_once, fullest = len(engine.scheduler.running), waste(engine.scheduler.running, engine.pool)
+    seconds = time.perf_counter() - start
+    return {
+        "at_once": at_once,
+        "waste": fullest,
+        "share": 100 * fullest["used"] / (fullest["used"] + fullest["reserved"]),
+        "steps": steps,
+        "seconds": seconds,
+        "speed": 32 * 32 / seconds,
+        "tokens": [request.output_ids for request in requests],
+        "entries": sum(pages_for(request.num_tokens - 1, engine.pool.page_size) for request in requests)
+        / len(requests),
+    }
+
+
+def page_sizes() -> None:
+    """The same work with other page sizes: waste against bookkeeping."""
+    from rich.table import Table
+
+    lesson.say(
+        """A small page wastes less at a request's end; a large one makes page tables shorter and memory easier to read. In
+        between lies what engines use: 16 is common, and some GPU kernels want more."""
+    )
+    table = Table(box=None, header_style="title", padding=(0, 2, 0, 0))
+    for heading in ("page_size", "empty slots a request", "page table entries", "tokens/s here"):
+        table.add_column(heading, justify="right")
+    for page_size in (1, 4, 16, 64, 256):
+        served = serve(page_size=page_size, max_cached_tokens=16384)
+        empty = served["waste"]["reserved"] / served["at_once"]
+        table.add_row(str(page_size), f"{empty:.1f}", f"{served['entries']:.0f}", f"{served['speed']:,.0f}")
+    lesson.show(table)
+
+
+if __name__ == "__main__":
+    lesson.run(main)

@@ -1,0 +1,1 @@
+"""Learning: what the lessons have in common."""

@@ -1,0 +1,115 @@
+"""What every lesson script shares: its options, its console, and the engine that it runs."""
+
+import argparse
+import sys
+from collections.abc import Callable
+from typing import Any, NoReturn
+
+from rich.console import RenderableType
+from rich.padding import Padding
+from rich.rule import Rule
+from rich.text import Text
+
+from minillm.debug.views.theme import make_console
+
+
+class Lesson:
+    """One lesson: ``lesson = Lesson(3, "Paged attention", ...)``, then ``lesson.run(main)``.
+
+    turns_on: the settings that are new, as text. buys: what they are good for. breaks: the probes worth stopping at first.
+    """
+
+    def __init__(self, number: int, title: str, turns_on: str, buys: str, breaks: str) -> None:
+        self.number, self.title, self.turns_on, self.buys, self.breaks = number, title, turns_on, buys, breaks
+        self.options = self._parse()
+        self.console = make_console(self.options.plain)
+        self._parts = 0
+
+    def run(self, main: Callable[[], None]) -> NoReturn:
+        """Run the lesson's function with its breakpoints armed; end the program with a status and never a traceback."""
+        try:
+            self._header()
+            from minillm.debug.stops import arm
+
+            with arm(self.options.break_at, self.options.break_when, self.options.log):
+                main()
+            status = 0
+        except KeyboardInterrupt:
+            status = self._stop("Stopped.", 130)
+        except BrokenPipeError:  # the reader of our output has gone: `| head`
+            sys.stderr.close()
+            status = 0
+        except (ValueError, FileNotFoundError) as error:
+            status = self._stop(str(error), 2)
+        sys.exit(status)
+
+    def llm(self, **settings: Any) -> Any:
+        """The engine with these settings, on the model that the reader chose. Says what it makes."""
+        from minillm import LLM
+
+        given = {name: value for name, value in settings.items() if value is not None}
+        shown = ", ".join([repr(self.options.model), *(f"{name}={value!r}" for name, value in given.items())])
+        self.console.print(Text(f"LLM({shown})", style="title"), soft_wrap=True)
+        return LLM(self.options.model, **given)
+
+    def quiet_llm(self, **settings: Any) -> Any:
+        """The same without saying so: for a comparison on the side."""
+        from minillm import LLM
+
+        return LLM(self.options.model, **settings)
+
+    def part(self, title: str) -> None:
+        """Begin the next part. With --step, wait for Enter first."""
+        self._parts += 1
+        if self._parts > 1:
+            self.wait()
+        self.console.print()
+        self.console.print(Rule(Text(f"{self._parts}. {title}", style="title"), align="left", style="note"))
+        self.console.print()
+
+    def say(self, text: str) -> None:
+        """A paragraph. Line breaks in the source are not the reader's; rich's markup works."""
+        self.console.print(" ".join(text.split()), highlight=False)
+        self.console.print()
+
+    def show(self, *drawings: RenderableType) -> None:
+        """Drawings, set in a little, with a blank line after each."""
+        for drawing in drawings:
+            self.console.print(Padding(drawing, (0, 0, 1, 2)))
+
+    def wait(self) -> None:
+        """With --step: wait for Enter. Without a keyboard, go on."""
+        if self.options.step and sys.stdin.isatty():
+            self.console.input("[note]Enter to go on [/]")
+
+    def end(self, *try_next: str) -> None:
+        """What to try next."""
+        self.part("Try next")
+        for text in try_next:
+            self.console.print(Padding(Text.from_markup("- " + " ".join(text.split())), (0, 0, 0, 2)))
+        self.console.print()
+
+    def _header(self) -> None:
+        self.console.print(Rule(Text(f"Lesson {self.number:02}: {self.title}", style="title")))
+        for name, text in (("Turns on", self.turns_on), ("Buys", self.buys), ("Stop at", f"--break {self.breaks}")):
+            self.console.print(
+                Text.assemble((f"{name:>9}  ", "note"), " ".join(text.split())).wrap(self.console, 1000)[0]
+            )
+
+    def _stop(self, message: str, status: int) -> int:
+        print(f"\nlesson {self.number:02}: {message}", file=sys.stderr)
+        return status
+
+    def _parse(self) -> argparse.Namespace:
+        parser = argparse.ArgumentParser(
+            description=f"Lesson {self.number:02}: {self.title}. Turns on {self.turns_on}."
+        )
+        add = parser.add_argument
+        add("--model", default="nano-llama", help="a bundled model, a folder, or a Hub name (default: nano-llama)")
+        add("--prompt", help="a question of your own in place of the lesson's")
+        add("--break", dest="break_at", metavar="PROBES", help=f"stop at these probes, as in --break '{self.breaks}'")
+        add("--break-when", metavar="CONDITION", help="stop only if this is true, as in --break-when 'request.id == 2'")
+        add("--log", metavar="PROBES", help="print a line at these probes and go on, as in --log 'scheduler.*'")
+        add("--step", action="store_true", help="wait for Enter between the parts")
+        add("--plain", action="store_true", help="no colours, no control codes, lines and marks in ASCII")
+        return parser.parse_args()
