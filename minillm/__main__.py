@@ -1,0 +1,165 @@
+"""``python -m minillm``: the commands. What each one does stands in minillm/cli and minillm/bench.
+
+Nothing heavy is imported up here, so that ``--help`` answers at once.
+"""
+
+import sys
+from typing import Annotated
+
+import typer
+
+from minillm.cli import bench
+from minillm.cli.guard import GuardedGroup
+from minillm.cli.options import (
+    Break,
+    BreakWhen,
+    Log,
+    MaxTokens,
+    Model,
+    PageSize,
+    Seed,
+    Setting,
+    Temperature,
+    TopK,
+    TopP,
+)
+
+app = typer.Typer(
+    cls=GuardedGroup,
+    help="An LLM inference engine that a person can read, run, stop and step through.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+app.add_typer(bench.app, name="bench")
+
+
+@app.callback()
+def options(
+    traceback: Annotated[
+        bool, typer.Option("--traceback", envvar="MINILLM_TRACEBACK", help="Show where an error comes from.")
+    ] = False,
+) -> None:
+    """What holds for every command; `GuardedGroup` reads it."""
+
+
+@app.command()
+def generate(
+    prompts: Annotated[list[str], typer.Argument(metavar="PROMPT...", help="Each is one request; - reads stdin.")],
+    model: Model = "nano-llama",
+    max_tokens: MaxTokens = 128,
+    temperature: Temperature = 0.0,
+    top_p: TopP = 1.0,
+    top_k: TopK = 0,
+    seed: Seed = None,
+    stream: Annotated[bool, typer.Option(help="Print text as it is made, or only when all is done.")] = True,
+    chat: Annotated[
+        bool | None,
+        typer.Option(
+            help="A prompt is a question, or a text to go on with. By default a question, if the model has a chat "
+            "template.",
+            show_default=False,
+        ),
+    ] = None,
+    settings: Setting = None,
+    break_at: Break = None,
+    break_when: BreakWhen = None,
+    log: Log = None,
+) -> None:
+    """Answer one prompt, or several in one batch."""
+    from minillm.cli.generate import run
+    from minillm.cli.options import arm_stops, parse_settings
+    from minillm.request import SamplingParams
+
+    arm_stops(break_at, break_when, log)
+    params = SamplingParams(temperature, top_p, top_k, seed, max_tokens)
+    run(prompts, model, params, parse_settings(settings), stream=stream, chat=chat)
+
+
+@app.command()
+def chat(
+    model: Model = "nano-llama",
+    system: Annotated[str | None, typer.Option(help="A system message, kept before the conversation.")] = None,
+    max_tokens: MaxTokens = 512,
+    temperature: Temperature = 0.0,
+    top_p: TopP = 1.0,
+    top_k: TopK = 0,
+    seed: Seed = None,
+    settings: Setting = None,
+    break_at: Break = None,
+    break_when: BreakWhen = None,
+    log: Log = None,
+) -> None:
+    """Talk with a model. /reset forgets, /exit or Ctrl-D ends, Ctrl-C stops an answer."""
+    from minillm.cli.chat import run
+    from minillm.cli.options import arm_stops, parse_settings
+    from minillm.request import SamplingParams
+
+    arm_stops(break_at, break_when, log)
+    run(model, SamplingParams(temperature, top_p, top_k, seed, max_tokens), parse_settings(settings), system)
+
+
+@app.command()
+def memory(
+    model: Annotated[
+        str, typer.Argument(help="A bundled model, a folder, a config.json, or a Hub name.")
+    ] = "nano-llama",
+    dtype: Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.")] = "auto",
+    max_model_len: Annotated[int | None, typer.Option(help="Context limit; the model's own if not given.")] = None,
+    page_size: PageSize = "16",
+    max_num_seqs: Annotated[int, typer.Option(help="Most requests that run at the same time.")] = 256,
+    max_num_batched_tokens: Annotated[int, typer.Option(help="Token budget of one step.")] = 2048,
+    gpu_memory_utilization: Annotated[float, typer.Option(help="Share of the memory that may be used.")] = 0.9,
+    available: Annotated[
+        str | None,
+        typer.Option(metavar="SIZE", help="Memory of the device, such as 24GiB; this machine's if not given."),
+    ] = None,
+) -> None:
+    """What a model needs and how many tokens fit, from its config alone: no weights are read."""
+    from minillm.cli.memory import run
+    from minillm.cli.options import parse_value
+
+    run(
+        available,
+        model=model,
+        dtype=dtype,
+        max_model_len=max_model_len,
+        page_size=parse_value(page_size),
+        max_num_seqs=max_num_seqs,
+        max_num_batched_tokens=max_num_batched_tokens,
+        gpu_memory_utilization=gpu_memory_utilization,
+    )
+
+
+@app.command()
+def probes(pattern: Annotated[str, typer.Argument(help='Which ones, such as "kv.*".')] = "*") -> None:
+    """Every place in the engine that can be traced or stopped at."""
+    from minillm.cli.probes import run
+
+    run(pattern)
+
+
+# Everything after the lesson's number is the lesson's own, --help too.
+@app.command(
+    context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False, "help_option_names": []}
+)
+def lesson(
+    number: Annotated[str, typer.Argument(metavar="NN", help="The lesson's number.")] = "",
+    arguments: Annotated[list[str] | None, typer.Argument(metavar="[ARGS]...", help="The lesson's own.")] = None,
+) -> None:
+    """Run a lesson; without a number, list them. What follows the number goes to the lesson."""
+    from minillm.cli.lesson import run
+
+    run(number, arguments or [])
+
+
+def main() -> None:
+    """The entry point. Text that the terminal's encoding does not know is shown as ``?``, and is no error."""
+    for stream in (sys.stdout, sys.stderr):
+        stream.reconfigure(errors="replace")  # type: ignore[union-attr]
+    app(prog_name="minillm")
+
+
+if __name__ == "__main__":
+    main()

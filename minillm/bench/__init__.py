@@ -1,0 +1,1 @@
+"""Measurements: the workloads, and who is compared on them."""

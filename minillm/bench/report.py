@@ -1,0 +1,75 @@
+"""Results for people, as a table, and for programs, as the last line of stdout and maybe a file."""
+
+import json
+import platform
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.table import Table
+
+from minillm.bench.cpu import Comparison
+from minillm.debug.views.theme import make_console
+
+
+def print_comparisons(results: list[Comparison]) -> None:
+    """Two rows a workload: this engine, and the one it is compared with."""
+    table = Table(title=f"{cpu_name()}, {torch.get_num_threads()} threads", title_justify="left")
+    for name in ("workload", "engine"):
+        table.add_column(name, no_wrap=True)
+    for name in ("tok/s", "ratio", "median", "step ms", "GB/s", "agree"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for result in results:
+        for engine, side in (("minillm", result.minillm), ("transformers", result.transformers)):
+            first = engine == "minillm"
+            table.add_row(
+                result.workload.name if first else f"  {result.workload.dtype}",
+                engine,
+                f"{side.tokens_per_s:,.1f}",
+                f"{result.ratio:.2f}x" if first else "",
+                f"{result.median_ratio:.2f}x" if first else "",
+                f"{side.step_ms:.2f}",
+                f"{side.weight_gb_per_s:.1f}",
+                f"{result.same_tokens:.1%}" if first else "",
+                end_section=not first,
+            )
+    console = make_console()
+    console.print(table)
+    console.print(
+        "Speed is the best round's; median is the ratio of the middle rounds. A step makes one token for every "
+        "request; GB/s are the weights that it reads, by its time; agree is the share of tokens that are the same."
+    )
+    for result in results:
+        if result.workload.dtype == "float32" and result.same_tokens < 1:
+            console.print(f"{result.workload.name}: in float32 the two should agree on every token, and do not")
+
+
+def print_json(results: dict[str, Any], file: Path | None) -> None:
+    """One line on stdout, the same in ``file`` if there is one."""
+    line = json.dumps({**environment(), **results})
+    if file:
+        file.write_text(line + "\n", encoding="utf-8")
+    print(line, flush=True)
+
+
+def environment() -> dict[str, Any]:
+    """What the numbers depend on."""
+    import transformers
+
+    return {
+        "torch": torch.__version__,
+        "transformers": transformers.__version__,
+        "python": platform.python_version(),
+        "threads": torch.get_num_threads(),
+        "cpu": cpu_name(),
+    }
+
+
+def cpu_name() -> str:
+    try:
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    except OSError:
+        pass  # no Linux
+    return platform.processor() or platform.machine()

@@ -1,0 +1,41 @@
+"""``minillm bench``: measurements on this machine."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+app = typer.Typer(help="Measure this machine.", no_args_is_help=True, rich_markup_mode=None)
+
+Rounds = Annotated[int, typer.Option(min=1, help="How often each side runs; they take turns.")]
+JsonFile = Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Write the JSON line here as well.")]
+BenchModel = Annotated[str, typer.Option(help="A folder to take in place of the bundled model.")]
+
+
+@app.command()
+def cpu(
+    quick: Annotated[bool, typer.Option("--quick", help="The bundled model only, and fewer tokens.")] = False,
+    only: Annotated[list[str] | None, typer.Option(metavar="NAME", help="Only this workload; may be repeated.")] = None,
+    rounds: Rounds = 3,
+    model: BenchModel = "nano-llama",
+    json: JsonFile = None,
+) -> None:
+    """Tokens a second on the CPU, beside Hugging Face's generate. The last line printed is JSON."""
+    from minillm.bench import cpu as bench
+    from minillm.bench.report import print_comparisons, print_json
+    from minillm.bench.workloads import CPU, CPU_QUICK, choose
+
+    results = bench.compare_all(choose(CPU_QUICK if quick else CPU, only or []), rounds, model)
+    print_comparisons(results)
+    print_json({"benchmark": "cpu", "quick": quick, "results": [result.as_dict() for result in results]}, json)
+
+
+@app.command()
+def probes(rounds: Rounds = 5, tokens: int = 128, model: BenchModel = "nano-llama", json: JsonFile = None) -> None:
+    """What probes cost that nobody listens to: the engine as it is, and a copy without them, taking turns."""
+    from minillm.bench.probe_cost import measure, print_cost
+    from minillm.bench.report import print_json
+
+    cost = measure(model, rounds, tokens)
+    print_cost(cost)
+    print_json({"benchmark": "probes", **cost.as_dict()}, json)

@@ -1,0 +1,110 @@
+"""``minillm memory``: what a model needs and how many tokens fit, from its config alone."""
+
+from typing import Any
+
+import torch
+from rich.table import Table
+from torch import nn
+
+from minillm.cli.options import parse_bytes
+from minillm.config import EngineConfig, ModelConfig
+from minillm.debug.views.theme import make_console
+from minillm.engine.engine import understand
+from minillm.engine.memory import MemoryPlan, free_bytes, most_that_fits, show_bytes
+from minillm.hub import resolve_model
+from minillm.kernels.choose import choose_kernels
+from minillm.kvcache.pages import pages_for
+from minillm.layers.build import LayerBuild
+from minillm.models.weights import build_model
+from minillm.quantization.packed import choose_format
+
+
+def run(available: str | None, **settings: Any) -> None:
+    """Print the table. ``available`` means some other device of that much memory; without it, this machine's."""
+    config = EngineConfig.from_settings(**settings)
+    model_config = ModelConfig.from_folder(resolve_model(config.model, config_only=True))
+    config.resolve(config.max_model_len or model_config.max_position_embeddings)
+    device, dtype, _ = understand(config, model_config)
+    if available:
+        free, cpu, where = parse_bytes(available), False, f"{available} asked about"
+        dtype = getattr(torch, model_config.dtype) if config.dtype == "auto" else dtype
+        build = LayerBuild(dtype)
+    else:
+        free, cpu, where = free_bytes(device), device.type == "cpu", f"free here, on {device.type}"
+        kernels = choose_kernels(config.kernels, device, dtype)
+        build = LayerBuild(dtype, choose_format(device, dtype, config.pack_weights, kernels), kernels)
+    model = build_model(model_config, build)
+    plan = most_that_fits(config, model_config, model, dtype, free)
+    console = make_console()
+    console.print(make_table(config, model_config, model, dtype, plan, where))
+    console.print(verdict(config, plan, cpu))
+
+
+def make_table(
+    config: EngineConfig, c: ModelConfig, model: nn.Module, dtype: torch.dtype, plan: MemoryPlan, where: str
+) -> Table:
+    """One row a quantity: its name, how it comes about, how much it is."""
+    title = f"{config.model} ({c.architecture}) in {str(dtype).removeprefix('torch.')}"
+    table = Table(title=title, title_justify="left")
+    table.add_column("what", no_wrap=True)
+    table.add_column("how it comes about", overflow="fold")
+    table.add_column("how much", justify="right", no_wrap=True)
+    room = f"gpu_memory_utilization = {config.gpu_memory_utilization}"
+    sections: list[list[tuple[str, str, str]]] = [
+        what_it_needs(config, c, model, dtype, plan),
+        [
+            ("memory", where, show_bytes(plan.free)),
+            ("of it, to use", room, show_bytes(plan.limit)),
+            ("left for KV", "to use - weights - activations", show_bytes(plan.left)),
+        ],
+        [
+            ("pages that fit", "left for KV / a page", f"{plan.num_pages:,}"),
+            ("tokens that fit", f"pages * {plan.page_size}", f"{plan.cached_tokens:,}"),
+            ("longest requests", f"at once, of max_model_len = {config.max_model_len}", f"{longest(config, plan):,}"),
+        ],
+    ]
+    for rows in sections:
+        for row in rows:
+            table.add_row(*row)
+        table.add_section()
+    return table
+
+
+def what_it_needs(
+    config: EngineConfig, c: ModelConfig, model: nn.Module, dtype: torch.dtype, plan: MemoryPlan
+) -> list[tuple[str, str, str]]:
+    """The rows on the model itself, whatever the machine."""
+    size, parameters = dtype.itemsize, sum(p.numel() for p in model.parameters())
+    L, Hkv, D, kv = c.num_hidden_layers, c.num_key_value_heads, c.head_dim, c.kv_bytes_per_token(size)
+    copy = plan.weights - parameters * size
+    packed = f", and {show_bytes(copy)}: the tied table, packed for the head" if copy else ""
+    step = f"a step of {config.max_num_batched_tokens} tokens, {config.max_num_seqs} rows of logits"
+    page = f"{plan.page_size} tokens * {kv:,} bytes = {plan.page_bytes:,} bytes"
+    formula = f"2 * L * Hkv * D * bytes = 2 * {L} * {Hkv} * {D} * {size} = {kv:,} bytes"
+    return [
+        ("parameters", "a tied table counts once" if c.tie_word_embeddings else "", f"{parameters:,}"),
+        ("weights", f"parameters * {size} bytes{packed}", show_bytes(plan.weights)),
+        ("KV of a token", formula, show_bytes(kv)),
+        ("a page", page, show_bytes(plan.page_bytes)),
+        ("activations", step, show_bytes(plan.activations)),
+    ]
+
+
+def longest(config: EngineConfig, plan: MemoryPlan) -> int:
+    """How many requests of the whole context limit fit at the same time."""
+    assert config.max_model_len is not None
+    return plan.num_pages // pages_for(config.max_model_len, plan.page_size)
+
+
+def verdict(config: EngineConfig, plan: MemoryPlan, cpu: bool) -> str:
+    """Whether it runs, in words, and what to change if not."""
+    if plan.left < 0:
+        return f"It does not fit: {show_bytes(-plan.left)} are lacking for weights and activations alone."
+    if longest(config, plan) < 1:
+        return f"Not even one request of max_model_len fits; a --max-model-len of at most {plan.cached_tokens} does."
+    if cpu:
+        return (
+            "On a CPU the engine takes 1 GiB of this for the cache, or what one longest request needs, unless "
+            "kv_cache_memory_bytes, max_cached_tokens or num_pages says otherwise."
+        )
+    return "It fits."

@@ -1,0 +1,103 @@
+"""`minillm generate`: what it prints, and how it ends."""
+
+import signal
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tiny import hf_greedy
+from transformers import LlamaForCausalLM
+
+from minillm.cli.generate import Printer
+from minillm.request import CompletionOutput, RequestOutput
+from minillm.tokenizer import Tokenizer
+
+Run = Callable[..., Any]
+
+
+def expected(tiny: tuple[Path, LlamaForCausalLM], prompt: str, count: int) -> str:
+    """What Hugging Face's model says, as text."""
+    tokenizer = Tokenizer(tiny[0])
+    return tokenizer.decode(hf_greedy(tiny[1], tokenizer.encode(prompt), count))
+
+
+@pytest.mark.parametrize("how", ["--stream", "--no-stream"])
+def test_one_prompt(minillm: Run, tiny: tuple[Path, LlamaForCausalLM], how: str) -> None:
+    done = minillm("generate", "hello", "--model", str(tiny[0]), "--max-tokens", "12", "--no-chat", how)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == expected(tiny, "hello", 12) + "\n"
+    assert done.stderr.startswith("[5 prompt tokens, 12 generated in ")
+    assert "; 1 of " in done.stderr, "5 + 12 - 1 tokens lie in one page of 16"
+
+
+def test_several_prompts_one_of_them_from_stdin(minillm: Run, tiny: tuple[Path, LlamaForCausalLM]) -> None:
+    arguments = ["--model", str(tiny[0]), "--max-tokens", "6", "--set", "block_size=4", "--no-chat", "--log", "kv.free"]
+    done = minillm("generate", "one", "-", *arguments, stdin="two!\n")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == f"[1] one\n{expected(tiny, 'one', 6)}\n\n[2] two!\n{expected(tiny, 'two!', 6)}\n"
+    assert "pages of 4 tokens" in done.stderr
+    assert done.stderr.count("kv.free") == 2
+
+
+def test_a_model_with_a_template_is_asked_through_it(minillm: Run, tiny: tuple[Path, LlamaForCausalLM]) -> None:
+    done = minillm("generate", "hello", "--model", str(tiny[0]), "--max-tokens", "6")
+    assert done.stdout == expected(tiny, "u:hello;a:", 6) + "\n", done.stderr
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        (["generate", "x", "--model", "no-such-model"], "model 'no-such-model': no such folder"),
+        (["generate", "x", "--set", "page_sise=4"], "did you mean 'page_size'?"),
+        (["generate", "x", "--set", "page_size"], "--set takes NAME=VALUE"),
+        (["generate", "x", "--temperature", "-1"], "temperature is -1.0; it must be 0"),
+        (["generate", "-"], "there was nothing in it"),
+        (["generate", "x", "--break", "kv.alocate"], "did you mean kv.allocate?"),
+    ],
+    ids=lambda value: value[-1] if isinstance(value, list) else "",
+)
+def test_the_users_errors_are_one_message(minillm: Run, arguments: list[str], message: str) -> None:
+    done = minillm(*arguments)
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: ") and message in done.stderr
+    assert "Traceback" not in done.stderr and done.stdout == ""
+
+
+@pytest.mark.parametrize("how", ["option", "variable"])
+def test_a_traceback_for_who_wants_it(minillm: Run, how: str) -> None:
+    option, variable = (["--traceback"], {}) if how == "option" else ([], {"MINILLM_TRACEBACK": "1"})
+    done = minillm(*option, "generate", "x", "--model", "no-such-model", **variable)
+    assert done.returncode != 0
+    assert "Traceback" in done.stderr and "FileNotFoundError" in done.stderr
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="signals are another matter there")
+def test_ctrl_c_while_it_answers(start: Run, checkpoint: str) -> None:
+    process = start("generate", "hello", "--model", checkpoint, "--max-tokens", "19000")
+    assert process.stdout.read(1), process.stderr.read()  # it streams: text is there long before the end
+    process.send_signal(signal.SIGINT)
+    _, stderr = process.communicate(timeout=120)
+    assert process.returncode == 130
+    assert stderr.decode().strip() == "interrupted"
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="pipes are another matter there")
+def test_a_reader_that_leaves(start: Run, checkpoint: str) -> None:
+    process = start("generate", "hello", "--model", checkpoint, "--max-tokens", "19000")
+    assert process.stdout.read(1), process.stderr.read()
+    process.stdout.close()  # as `| head` does
+    stderr = process.stderr.read()
+    assert process.wait(timeout=120) == 141
+    assert stderr == b""
+
+
+def test_answers_come_out_in_the_order_of_their_prompts(capsys: pytest.CaptureFixture[str]) -> None:
+    """The second is ready before the first: it waits, then comes out whole."""
+    printer = Printer(["a", "b"], stream=True)
+    for id, delta, finished in ((4, "1", False), (5, "x", False), (5, "y", True), (4, "2", True)):
+        printer.take(RequestOutput(id, None, [0], [CompletionOutput(0, "", [], delta=delta)], finished))
+        if finished and id == 5:
+            assert capsys.readouterr().out == "[1] a\n1"
+    assert capsys.readouterr().out == "2\n\n[2] b\nxy\n"

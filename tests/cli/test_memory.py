@@ -1,0 +1,82 @@
+"""`minillm memory`: from a config alone, the numbers that the built model would have."""
+
+import re
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from transformers import LlamaForCausalLM
+
+from minillm.cli.options import parse_bytes
+from minillm.config import EngineConfig, ModelConfig
+from minillm.engine.memory import show_bytes
+
+Run = Callable[..., Any]
+
+
+def numbers(table: str) -> dict[str, str]:
+    """What each row says: its first column to its last."""
+    rows = [[cell.strip() for cell in re.split("[│┃]", line)[1:-1]] for line in table.splitlines() if "│" in line]
+    return {row[0]: row[-1] for row in rows if row[0]}
+
+
+def test_a_config_is_enough(minillm: Run, tiny: tuple[Path, LlamaForCausalLM], tmp_path: Path) -> None:
+    folder, hf = tiny
+    shutil.copy(folder / "config.json", tmp_path)
+    arguments = ["--available", "100MiB", "--max-model-len", "500", "--page-size", "8", "--dtype", "bfloat16"]
+    done = minillm("memory", str(tmp_path / "config.json"), *arguments)
+    assert done.returncode == 0, done.stderr
+    row = numbers(done.stdout)
+    assert row["parameters"] == f"{hf.num_parameters():,}"
+    assert row["weights"] == show_bytes(hf.num_parameters() * 2)
+    kv = 2 * 3 * 2 * 16 * 2
+    assert f"2 * L * Hkv * D * bytes = 2 * 3 * 2 * 16 * 2 = {kv:,} bytes" in done.stdout
+    assert row["a page"] == show_bytes(8 * kv)
+    assert row["memory"] == "100.0 MiB" and row["of it, to use"] == "90.0 MiB"
+    pages, tokens = (int(row[name].replace(",", "")) for name in ("pages that fit", "tokens that fit"))
+    assert tokens == pages * 8 and 0 < tokens * kv < 90 * 2**20
+    assert row["longest requests"] == f"{pages // 63:,}", "500 tokens are 63 pages of 8"
+
+
+def test_too_little_is_said_and_no_error(minillm: Run, checkpoint: str) -> None:
+    done = minillm("memory", checkpoint, "--available", "1MiB")
+    assert done.returncode == 0
+    assert "It does not fit" in done.stdout and numbers(done.stdout)["pages that fit"] == "0"
+
+
+def test_this_machine_is_the_default(minillm: Run, tiny: tuple[Path, LlamaForCausalLM]) -> None:
+    done = minillm("memory", str(tiny[0]), "--max-model-len", "100")
+    assert done.returncode == 0, done.stderr
+    assert "free here, on " in done.stdout
+
+
+def test_what_the_engine_counts_is_the_same(checkpoint: str) -> None:
+    from minillm.llm import LLM
+
+    llm = LLM(checkpoint, max_model_len=500, page_size=8, max_cached_tokens=800)
+    config = ModelConfig.from_folder(Path(checkpoint))
+    assert llm.engine.memory.page_bytes == 8 * config.kv_bytes_per_token(llm.engine.dtype.itemsize)
+    assert EngineConfig().gpu_memory_utilization == 0.9, "the command's default is written there and in __main__"
+
+
+@pytest.mark.parametrize(
+    "text, count",
+    [
+        ("24GiB", 24 * 2**30),
+        ("24G", 24 * 2**30),
+        ("80GB", 80 * 10**9),
+        ("512 mib", 2**29),
+        ("1.5KiB", 1536),
+        ("77", 77),
+    ],
+)
+def test_sizes(text: str, count: int) -> None:
+    assert parse_bytes(text) == count
+
+
+@pytest.mark.parametrize("text", ["", "much", "-1GiB", "0", "1.2.3G", "5 pages", "GiB"])
+def test_no_sizes(text: str) -> None:
+    with pytest.raises(ValueError, match="no amount of memory"):
+        parse_bytes(text)
