@@ -1,8 +1,8 @@
 """Lesson 01: the first token.
 
-Nothing is turned on but the engine itself. We follow one question from its text to the first token of the answer, with every
-shape on the way, then let it write on with ``reuse_kv=False``: each step forgets all it computed and starts over. The answer
-is right. The cost of a step grows with every token, and that is what the next lesson mends.
+Nothing is turned on but the engine itself. We follow one question from its text to the first token of the answer, with
+every shape on the way, then let it write on with ``reuse_kv=False``: each step forgets all it computed and starts over.
+The answer is right. The cost of a step grows with every token, and that is what the next lesson mends.
 """
 
 import time
@@ -31,16 +31,16 @@ def main() -> None:
     lesson.part("Text becomes tokens")
     lesson.say(
         f"""A model reads numbers. The tokenizer cuts the text into pieces that it knows, one of
-        {engine.model_config.vocab_size:,} each, and the model gets the piece's number. The marks in angle brackets are the
-        chat template: they say who speaks."""
+        {engine.model_config.vocab_size:,} each, and the model gets the piece's number. The marks in angle brackets are
+        the chat template: they say who speaks."""
     )
     lesson.show(token_table(prompt_ids, tokenizer))
 
     lesson.part("One step: from tokens to logits")
     lesson.say(
-        """A step runs all tokens through the model at once. T is the number of tokens in the step. Each becomes a vector of
-        `hidden` numbers, and every layer adds something to it. Only the last token's vector is needed at the end: it says what
-        comes next."""
+        """A step runs all tokens through the model at once. T is the number of tokens in the step. Each becomes a
+        vector of `hidden` numbers, and every layer adds something to it. Only the last token's vector is needed at the
+        end: it says what comes next."""
     )
     request = engine.add_request(prompt_ids, SamplingParams(temperature=0, max_tokens=48))
     logits = one_step_seen(engine)
@@ -50,8 +50,8 @@ def main() -> None:
 
     lesson.part("Token by token")
     lesson.say(
-        """The chosen token is appended and the model asked again, until it says that it is done. Prompt first, then what the
-        model wrote:"""
+        """The chosen token is appended and the model asked again, until it says that it is done. Prompt first, then
+        what the model wrote:"""
     )
     while engine.has_requests:
         engine.step()
@@ -111,9 +111,9 @@ def choose(logits, tokenizer, chosen: int) -> None:
     lesson.say("Softmax turns scores into probabilities. Greedy decoding (temperature=0) takes the likeliest:")
     lesson.show(top_tokens(logits, tokenizer, k=6, chosen=chosen))
     lesson.say(
-        """Sampling draws one at random instead. Temperature divides the scores first: above 1 it levels the probabilities,
-        below 1 it sharpens them. top_k keeps so many tokens, top_p as many as add up to that share. With temperature=2 and
-        top_k=4, of the same logits:"""
+        """Sampling draws one at random instead. Temperature divides the scores first: above 1 it levels the
+        probabilities, below 1 it sharpens them. top_k keeps so many tokens, top_p as many as add up to that share. With
+        temperature=2 and top_k=4, of the same logits:"""
     )
     flat = torch.softmax(logits / 2.0, dim=-1)[None]  # [1, V]
     kept = keep_top(flat, top_k=torch.tensor([4]), top_p=torch.tensor([1.0]))[0]
@@ -128,8 +128,8 @@ def cost_of_forgetting(engine) -> None:
     from minillm.learn.example import CODE
 
     lesson.say(
-        """Nothing is kept (reuse_kv=False), so each step computes the whole text again, from the first token on. Here every
-        step of a longer completion, timed on this machine:"""
+        """Nothing is kept (reuse_kv=False), so each step computes the whole text again, from the first token on. Here
+        every step of a longer completion, timed on this machine:"""
     )
     request = engine.add_request(CODE, SamplingParams(temperature=0, max_tokens=160, ignore_eos=True))
     times, computed = [], 0
@@ -152,8 +152,9 @@ def cost_of_forgetting(engine) -> None:
         )
     )
     lesson.say(
-        f"""To write {made} tokens after a prompt of {prompt}, the model computed {computed:,} tokens: {computed / (prompt + made):.0f}
-        times as many as there are. For a text of n tokens that grows with n squared."""
+        f"""To write {made} tokens after a prompt of {prompt}, the model computed {computed:,} tokens:
+        {computed / (prompt + made):.0f} times as many as there are. For a text of n tokens that grows with n
+        squared."""
     )
 
 

@@ -1,8 +1,8 @@
 """Lesson 02: the KV cache.
 
-Turned on: ``reuse_kv=True``. A token's key and value never change once computed, so they are kept, and a step computes only
-what is new. The cache is the simple one of older engines: one page a request, as long as a request can ever become. It makes
-steps cheap, and it wastes most of its memory.
+Turned on: ``reuse_kv=True``. A token's key and value never change once computed, so they are kept, and a step computes
+only what is new. The cache is the simple one of older engines: one page a request, as long as a request can ever
+become. It makes steps cheap, and it wastes most of its memory.
 """
 
 import time
@@ -57,8 +57,9 @@ def prefill_and_decode(engine, prompt_ids: list[int]) -> None:
     from minillm.debug.views.tokens import token_stream
 
     lesson.say(
-        """The engine has no two phases, it has pending tokens: known, but without keys and values. At first that is the whole
-        prompt, which one step computes together: prefill. After that there is exactly one, the token chosen last: decode."""
+        """The engine has no two phases, it has pending tokens: known, but without keys and values. At first that is the
+        whole prompt, which one step computes together: prefill. After that there is exactly one, the token chosen last:
+        decode."""
     )
     request = engine.add_request(prompt_ids, SamplingParams(temperature=0, max_tokens=48))
     budget = engine.config.max_num_batched_tokens
@@ -77,8 +78,8 @@ def where_they_go(engine, prompt_ids: list[int]) -> None:
     from minillm.debug.views.tensors import tensor_summary
 
     lesson.say(
-        """In a decode step each layer makes one query, one key and one value. The key and the value go into the cache; the
-        query meets all the keys that are there, and takes a share of each value:"""
+        """In a decode step each layer makes one query, one key and one value. The key and the value go into the cache;
+        the query meets all the keys that are there, and takes a share of each value:"""
     )
     request = engine.add_request(prompt_ids, SamplingParams(temperature=0, max_tokens=8))
     engine.step()
@@ -152,14 +153,16 @@ def memory_formula(engine) -> None:
     formula = config.kv_bytes_per_token(size)
     slots = engine.pool.num_pages * engine.pool.page_size
     lesson.say(
-        f"""A token leaves a key and a value in every layer, for every key/value head: [bold]2 * L * Hkv * D * bytes[/] = 2 * {L} *
-        {Hkv} * {D} * {size} = [bold]{formula:,} bytes a token[/]. Measured: the cache's tensor is {list(cache.tensor.shape)},
-        {cache.num_bytes:,} bytes for {slots:,} tokens, which is [bold]{cache.num_bytes // slots:,} bytes a token[/]."""
+        f"""A token leaves a key and a value in every layer, for every key/value head: [bold]2 * L * Hkv * D * bytes[/]
+        = 2 * {L} * {Hkv} * {D} * {size} = [bold]{formula:,} bytes a token[/]. Measured: the cache's tensor is
+        {list(cache.tensor.shape)}, {cache.num_bytes:,} bytes for {slots:,} tokens, which is
+        [bold]{cache.num_bytes // slots:,} bytes a token[/]."""
     )
     weights = engine.memory.weights
     lesson.say(
-        f"""A request of full length, {engine.config.max_model_len:,} tokens, takes {formula * engine.config.max_model_len / 2**20:.0f} MiB;
-        the whole model takes {weights / 2**20:.0f} MiB. So it is the cache that decides how many can be served at once."""
+        f"""A request of full length, {engine.config.max_model_len:,} tokens, takes
+        {formula * engine.config.max_model_len / 2**20:.0f} MiB; the whole model takes {weights / 2**20:.0f} MiB. So it
+        is the cache that decides how many can be served at once."""
     )
 
 
@@ -175,14 +178,14 @@ def reserved(engine) -> None:
         engine.step()
     numbers = waste(engine.scheduler.running, engine.pool)
     lesson.say(
-        """Nobody knows how long an answer will be, so a contiguous cache reserves for the longest. Four requests, just before
-        they end:"""
+        """Nobody knows how long an answer will be, so a contiguous cache reserves for the longest. Four requests, just
+        before they end:"""
     )
     lesson.show(waste_bars({"one page a request": numbers}))
     share = numbers["used"] / (numbers["used"] + numbers["reserved"])
     lesson.say(
-        f"""Of what they hold they use [warn]{share:.1%}[/]. And no fifth to eighth request more than these {engine.pool.num_pages}
-        pages could ever run, however short."""
+        f"""Of what they hold they use [warn]{share:.1%}[/]. And no fifth to eighth request more than these
+        {engine.pool.num_pages} pages could ever run, however short."""
     )
     while engine.has_requests:
         engine.step()

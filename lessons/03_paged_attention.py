@@ -1,7 +1,8 @@
 """Lesson 03: paged attention.
 
-Turned on: ``page_size=16``. The cache is cut into small pages that lie anywhere; a request takes one when it needs one, and a
-page table says where its tokens are. It is the idea of virtual memory, and it is why one card serves many people at once.
+Turned on: ``page_size=16``. The cache is cut into small pages that lie anywhere; a request takes one when it needs one,
+and a page table says where its tokens are. It is the idea of virtual memory, and it is why one card serves many people
+at once.
 """
 
 import time
@@ -44,7 +45,7 @@ def main() -> None:
     page_sizes()
 
     lesson.end(
-        "Stop whenever a page is taken: [bold]--break kv.allocate[/]. In the debugger: [bold]request.pages[/], [bold]pool[/].",
+        "Stop at every new page: [bold]--break kv.allocate[/]. Look at [bold]request.pages[/] and [bold]pool[/].",
         "Only for the second request: [bold]--break kv.allocate --break-when 'request.id == 1'[/].",
         "Every decision as a line, without stopping: [bold]--log 'kv.*,scheduler.*'[/].",
         "Change num_pages=48 to 12 in this file, and watch requests wait for pages.",
@@ -70,8 +71,8 @@ def four_come_in(engine) -> list:
     engine.step()
     lesson.show(page_map(engine.pool, requests))
     lesson.say(
-        """The page table of each request: its pages, in the order of its tokens. Only the last one has room left, so a request
-        wastes less than a page:"""
+        """The page table of each request: its pages, in the order of its tokens. Only the last one has room left, so a
+        request wastes less than a page:"""
     )
     lesson.show(page_tables(requests, engine.pool.page_size))
     lesson.show(free_list(engine.pool))
@@ -83,8 +84,8 @@ def slots_of_a_step(engine, requests: list) -> None:
     from minillm.debug.views.slots_table import slots_table
 
     lesson.say(
-        """Each request now decodes: one token each, four in the step. Its position gives the entry in the page table and the
-        offset in that page; both together are the slot: slot = page * 16 + offset."""
+        """Each request now decodes: one token each, four in the step. Its position gives the entry in the page table
+        and the offset in that page; both together are the slot: slot = page * 16 + offset."""
     )
     seen = []
     with listen("batch.build", lambda event: seen.append(slots_table(event.batch, event.rows, engine.tokenizer))):
@@ -106,8 +107,8 @@ def growing(engine, requests: list) -> None:
         while not taken:
             engine.step()
     lesson.say(
-        f"""Steps go by without anyone asking for memory. Then, in step {engine.scheduler.num_steps}, a last page is full:
-        [bold]{"; ".join(taken)}[/]. The slots that this step writes are marked:"""
+        f"""Steps go by without anyone asking for memory. Then, in step {engine.scheduler.num_steps}, a last page is
+        full: [bold]{"; ".join(taken)}[/]. The slots that this step writes are marked:"""
     )
     lesson.show(page_map(engine.pool, requests, step_slots=written[-1]))
 
@@ -119,8 +120,8 @@ def one_gather(engine, requests: list) -> None:
     for _ in range(18):
         engine.step()
     lesson.say(
-        """While all four grow, their pages come to lie in between each other's. Attention does not care: it reads a request's
-        pages in the order of its page table, and sees one text. For request A:"""
+        """While all four grow, their pages come to lie in between each other's. Attention does not care: it reads a
+        request's pages in the order of its page table, and sees one text. For request A:"""
     )
     lesson.show(gather_map(requests[0], engine.pool, requests))
     pieces = []
@@ -145,8 +146,8 @@ def ending(engine, requests: list) -> None:
             engine.step()
     whose, pages = freed[-1]
     lesson.say(
-        f"""All four have ended, and every page is free again. The last to go was {chr(65 + whose)}, with pages {pages}. The free
-        list is a stack, so those are on top:"""
+        f"""All four have ended, and every page is free again. The last to go was {chr(65 + whose)}, with pages {pages}.
+        The free list is a stack, so those are on top:"""
     )
     lesson.show(free_list(engine.pool))
     request = engine.add_request(question(engine.tokenizer, OTHER_ENDING), SamplingParams(temperature=0, max_tokens=1))
@@ -162,8 +163,8 @@ def before_and_after() -> None:
     from minillm.debug.views.waste import waste_bars
 
     lesson.say(
-        """The same memory twice, room for 8,192 tokens, and 32 requests that want 32 tokens each. Lesson 02's cache has four
-        pages of 2,048 tokens, this one 512 of 16:"""
+        """The same memory twice, room for 8,192 tokens, and 32 requests that want 32 tokens each. Lesson 02's cache has
+        four pages of 2,048 tokens, this one 512 of 16:"""
     )
     contiguous = serve(page_size="max_model_len", max_cached_tokens=8192)
     paged = serve(page_size=16, max_cached_tokens=8192)
@@ -223,8 +224,8 @@ def page_sizes() -> None:
     from rich.table import Table
 
     lesson.say(
-        """A small page wastes less at a request's end; a large one makes page tables shorter and memory easier to read. In
-        between lies what engines use: 16 is common, and some GPU kernels want more."""
+        """A small page wastes less at a request's end; a large one makes page tables shorter and memory easier to read.
+        In between lies what engines use: 16 is common, and some GPU kernels want more."""
     )
     table = Table(box=None, header_style="title", padding=(0, 2, 0, 0))
     for heading in ("page_size", "empty slots a request", "page table entries", "tokens/s here"):

@@ -31,8 +31,8 @@ class EngineConfig:
     dtype: of weights and cache; "auto" is the checkpoint's on a GPU, float32 on a CPU.
     device: "auto" is a GPU where there is one.
     max_model_len: context limit in tokens, prompt and output together; None is the checkpoint's own.
-    page_size: tokens a page of the KV cache holds (vLLM: block_size). ``"max_model_len"`` makes one page a whole request: the
-        contiguous cache of older engines.
+    page_size: tokens a page of the KV cache holds (vLLM: block_size). ``"max_model_len"`` makes one page a whole
+        request: the contiguous cache of older engines.
     num_pages: pages in the cache; None works it out from memory.
     max_cached_tokens: the same, said in tokens.
     kv_cache_memory_bytes: bytes for the cache; None works it out from ``gpu_memory_utilization``.
@@ -44,7 +44,8 @@ class EngineConfig:
     batching: "continuous" admits a request at any step, "static" only when nothing runs.
     reuse_kv: off, every step forgets the cache and computes all tokens again: what a KV cache saves, seen.
     attention_backend: "auto", "reference" (plain torch), or "cpu" (compiled, decode reads pages in place).
-    kernels: what computes between the matrix products: "auto", "torch", or "cpu" (compiled on this machine at first use).
+    kernels: what computes between the matrix products: "auto", "torch", or "cpu" (compiled on this machine at first
+        use).
     pack_weights: on a CPU, store weights in the layout that its matrix library reads fastest.
     debug_checks: recount every page after every step.
     """
@@ -123,8 +124,8 @@ class EngineConfig:
         )
         if whole and self.max_num_batched_tokens < max_model_len:
             raise ValueError(
-                f"max_num_batched_tokens is {self.max_num_batched_tokens}, but with {whole} a sequence of up to max_model_len="
-                f"{max_model_len} tokens must fit into one step; raise the one or lower the other"
+                f"max_num_batched_tokens is {self.max_num_batched_tokens}, but with {whole} a sequence of up to "
+                f"max_model_len={max_model_len} tokens must fit into one step; raise the one or lower the other"
             )
 
 

@@ -8,9 +8,9 @@ INCOMPLETE = "\ufffd"  # what decoding gives for bytes that are no whole charact
 class Detokenizer:
     """The growing text of one request.
 
-    A token may be part of a character (byte-level BPE cuts an emoji into several), and a token's text may depend on the one
-    before it (some tokenizers drop a leading space). So a short window of tokens is decoded twice, without and with the new
-    ones; what the second has more is the new text, held back while it ends in the middle of a character.
+    A token may be part of a character (byte-level BPE cuts an emoji into several), and a token's text may depend on the
+    one before it (some tokenizers drop a leading space). So a short window of tokens is decoded twice, without and with
+    the new ones; what the second has more is the new text, held back while it ends in the middle of a character.
     """
 
     def __init__(self, tokenizer: Tokenizer) -> None:

@@ -12,7 +12,8 @@ def bundled_models() -> list[str]:
 
 
 def resolve_model(name: str, config_only: bool = False) -> Path:
-    """The folder of a bundled model, a local checkpoint, or a Hugging Face Hub name (fetched into its cache if need be).
+    """The folder of a bundled model, a local checkpoint, or a Hugging Face Hub name (fetched into its cache if need
+    be).
 
     FileNotFoundError says what was tried. ``config_only`` fetches no weights.
     """
@@ -34,6 +35,7 @@ def resolve_model(name: str, config_only: bool = False) -> Path:
         return Path(snapshot_download(name, allow_patterns=["*.json"] if config_only else WANTED))
     except Exception as error:
         raise FileNotFoundError(
-            f"model {name!r}: no such folder, and the Hugging Face Hub did not give it ({type(error).__name__}: {error}); "
-            f"without a network, use a bundled model ({', '.join(bundled_models())}) or a local folder"
+            f"model {name!r}: no such folder, and the Hugging Face Hub did not give it "
+            f"({type(error).__name__}: {error}); without a network, use a bundled model "
+            f"({', '.join(bundled_models())}) or a local folder"
         ) from None

@@ -86,7 +86,8 @@ class Request:
 
     @property
     def num_pending(self) -> int:
-        """Known tokens without KV. Prefill, chunk and decode are all "compute some of these"; decode has exactly one."""
+        """Known tokens without KV. Prefill, chunk and decode are all "compute some of these"; decode has exactly
+        one."""
         return self.num_tokens - self.num_computed
 
     @property
@@ -113,7 +114,7 @@ class Request:
 
     def __repr__(self) -> str:
         return (
-            f"Request({self.id} {self.state.value}: {len(self.prompt_ids)} prompt + {len(self.output_ids)} output tokens, "
+            f"Request({self.id} {self.state.value}: {len(self.prompt_ids)} prompt + {len(self.output_ids)} output, "
             f"{self.num_computed} computed, {self.num_pending} pending, pages {self.pages})"
         )
 

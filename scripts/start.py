@@ -193,7 +193,7 @@ def hand_over(arguments: list[str]) -> int:
     while True:
         try:
             return process.wait()
-        except KeyboardInterrupt:  # noqa: PERF203 (the program has got it too, and decides what it means)
+        except KeyboardInterrupt:
             continue
 
 

@@ -1,7 +1,7 @@
 """Attention over pages in plain torch: the backend that runs anywhere, and the oracle of the faster ones.
 
-Pages are first gathered into one contiguous tensor, then torch's scaled_dot_product_attention does the rest. Requests that
-compute one token (all of a decode step) go through together, padded to the longest; prompts go one by one.
+Pages are first gathered into one contiguous tensor, then torch's scaled_dot_product_attention does the rest. Requests
+that compute one token (all of a decode step) go through together, padded to the longest; prompts go one by one.
 """
 
 from dataclasses import dataclass
@@ -21,7 +21,8 @@ GRAIN = 16  # gather pieces of at most so many tokens, so that a huge page is no
 
 @dataclass
 class Gather:
-    """Which pieces of the cache some requests need, to see ``longest`` tokens of each, and a mask for what is not theirs."""
+    """Which pieces of the cache some requests need, to see ``longest`` tokens of each, and a mask for what is not
+    theirs."""
 
     pieces: Tensor  # [R * n]: numbers of pieces of ``grain`` tokens
     grain: int

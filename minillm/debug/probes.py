@@ -1,8 +1,8 @@
 """Probes: one mechanism for traces, breakpoints and docs.
 
-``probe.on and probe("kv.allocate", request=request, pages=pages)`` stands in the engine at each place worth seeing, just
-before the statement worth watching. Nobody listens by default, and then it costs one attribute check: the values are not
-even looked up. A listener gets an `Event`; lessons draw events with rich, `minillm.debug.stops` turns them into
+``probe.on and probe("kv.allocate", request=request, pages=pages)`` stands in the engine at each place worth seeing,
+just before the statement worth watching. Nobody listens by default, and then it costs one attribute check: the values
+are not even looked up. A listener gets an `Event`; lessons draw events with rich, `minillm.debug.stops` turns them into
 breakpoints and log points.
 """
 
@@ -88,7 +88,8 @@ def listening(name: str) -> bool:
 
 
 def listen(patterns: str | tuple[str, ...] | list[str], callback: Callable[[Event], None]) -> Listener:
-    """Call ``callback(event)`` at every probe whose name matches one of the patterns (shell style: ``"scheduler.*"``)."""
+    """Call ``callback(event)`` at every probe whose name matches one of the patterns (shell style:
+    ``"scheduler.*"``)."""
     listener = Listener((patterns,) if isinstance(patterns, str) else tuple(patterns), callback)
     _listeners.append(listener)
     _refresh()

@@ -15,8 +15,8 @@ def choose_kernels(name: str, device: torch.device, dtype: torch.dtype) -> Torch
         compiled = cpu.load(dtype) if device.type == "cpu" else None
         if compiled is None and name == "cpu":
             raise ValueError(
-                "kernels is 'cpu', but they cannot be had here: they need device='cpu', float32 or bfloat16, and a C++ compiler "
-                "(c++, g++ or clang++) on the PATH; use kernels='torch'"
+                "kernels is 'cpu', but they cannot be had here: they need device='cpu', float32 or bfloat16, and a "
+                "C++ compiler (c++, g++ or clang++) on the PATH; use kernels='torch'"
             )
         reason = f"compiled for this {device.type}" if compiled else f"no faster ones for {dtype} on this {device.type}"
         kernels = compiled or kernels

@@ -1,6 +1,7 @@
 """CPU kernels: cpu.cpp, compiled once with the machine's own C++ compiler and called through ctypes.
 
-Where there is no compiler, or it fails, `load` returns None and the engine runs on torch's operators: slower, same tokens.
+Where there is no compiler, or it fails, `load` returns None and the engine runs on torch's operators: slower, same
+tokens.
 """
 
 import ctypes
@@ -89,7 +90,8 @@ class CpuKernels(TorchKernels):
         )
 
     def interleave(self, weight: Tensor) -> Tensor:
-        """``weight [N, K]`` float32 -> ``[N / n, K, n]``: n outputs side by side, N padded with zeros (n depends on the CPU)."""
+        """``weight [N, K]`` float32 -> ``[N / n, K, n]``: n outputs side by side, N padded with zeros (n depends on the
+        CPU)."""
         n = self._library.interleaved_outputs()
         N, K = weight.shape
         padded = torch.nn.functional.pad(weight, (0, 0, 0, -N % n))
@@ -116,19 +118,21 @@ class CpuKernels(TorchKernels):
     ) -> Tensor:
         """Attention of one query a request: ``q [R, H, D]`` over ``cache [P * S, 2 * Hkv * D]`` -> ``[R, H * D]``.
 
-        page_table [R, pages], context_lens [R] (int64): where each request's keys and values lie, and how many there are.
+        page_table [R, pages], context_lens [R] (int64): where each request's keys and values lie, and how many there
+        are.
         """
         R, H, D = q.shape
         out = q.new_empty(R, H * D)
         self._functions["paged_decode"](
-            q.data_ptr(), q.stride(0), cache.data_ptr(), page_table.data_ptr(), page_table.stride(0), context_lens.data_ptr(),
-            out.data_ptr(), R, H, num_kv_heads, D, page_size, scale,
+            q.data_ptr(), q.stride(0), cache.data_ptr(), page_table.data_ptr(), page_table.stride(0),
+            context_lens.data_ptr(), out.data_ptr(), R, H, num_kv_heads, D, page_size, scale,
         )  # fmt: skip
         return out
 
 
 def load(dtype: torch.dtype) -> CpuKernels | None:
-    """The kernels for ``dtype``, compiled if that was not done before on this machine; None where that is not possible."""
+    """The kernels for ``dtype``, compiled if that was not done before on this machine; None where that is not
+    possible."""
     library = _library()
     return CpuKernels(library, dtype) if library and dtype in SUFFIX else None
 

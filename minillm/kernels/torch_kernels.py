@@ -1,8 +1,8 @@
-"""The operations between the matrix products, in plain torch. They run anywhere, and every faster kernel must agree with them."""
+"""The operations between the matrix products, in plain torch. They run anywhere, and every faster kernel must agree
+with them."""
 
 from collections.abc import Callable
 
-import torch
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -35,8 +35,9 @@ class TorchKernels:
     ) -> None:
         """Turn queries and keys by their position, in place, then write keys and values to the cache.
 
-        qkv [T, (H + 2 * Hkv) * D]; cos, sin [T, D]; cache [P * S, 2 * Hkv * D]; slots [T]. The turn is (a, b) -> (a cos - b sin,
-        b cos + a sin), where a is a head's first half, b its second; sin's first half is negative already: the minus sign.
+        qkv [T, (H + 2 * Hkv) * D]; cos, sin [T, D]; cache [P * S, 2 * Hkv * D]; slots [T]. The turn is (a, b) -> (a cos
+        - b sin, b cos + a sin), where a is a head's first half, b its second; sin's first half is negative already: the
+        minus sign.
         """
         T, D = cos.shape
         heads = qkv.view(T, -1, D)[:, : num_heads + num_kv_heads]  # [T, H + Hkv, D]

@@ -1,7 +1,8 @@
 """Pages: fixed-size pieces of the KV cache, handed out and taken back. Ints only, no tensors.
 
 The idea is virtual memory's, brought to attention by vLLM (Kwon et al. 2023, "PagedAttention"): a request's tokens lie
-in pages anywhere in the cache, a page table says where, and no request reserves memory for tokens that it may never have.
+in pages anywhere in the cache, a page table says where, and no request reserves memory for tokens that it may never
+have.
 """
 
 from collections import Counter

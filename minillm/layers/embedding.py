@@ -21,7 +21,8 @@ class Embedding(nn.Module):
 
 
 class LMHead(nn.Module):
-    """A hidden state to one logit for each token of the vocabulary. Tied, it multiplies with the embedding's own table."""
+    """A hidden state to one logit for each token of the vocabulary. Tied, it multiplies with the embedding's own
+    table."""
 
     def __init__(self, embedding: Embedding, tied: bool, build: LayerBuild) -> None:
         super().__init__()

@@ -46,11 +46,13 @@ class LinearBase(nn.Module, ABC):
         return self.format.apply(self, x)
 
     def extra_repr(self) -> str:
-        return f"{self.in_features} -> {' + '.join(map(str, self.parts))}, {self.format.name}, bias={self.bias is not None}"
+        parts = " + ".join(map(str, self.parts))
+        return f"{self.in_features} -> {parts}, {self.format.name}, bias={self.bias is not None}"
 
 
 class ColumnParallelLinear(LinearBase):
-    """Outputs cut over the ranks. ``parts`` are whole sizes; several make a fused layer (gate and up in one product)."""
+    """Outputs cut over the ranks. ``parts`` are whole sizes; several make a fused layer (gate and up in one
+    product)."""
 
     def __init__(
         self,

@@ -15,5 +15,6 @@ class RMSNorm(nn.Module):
         self.weight = nn.Parameter(torch.empty(size, dtype=build.dtype), requires_grad=False)
 
     def forward(self, x: Tensor, add: Tensor | None = None) -> Tensor:
-        """``[T, size]`` -> the same shape. ``add`` is added to ``x`` first, in place: the residual stream takes it up."""
+        """``[T, size]`` -> the same shape. ``add`` is added to ``x`` first, in place: the residual stream takes it
+        up."""
         return self.kernels.rms_norm(x, self.weight, self.eps, add)

@@ -1,7 +1,8 @@
-"""Rotary position embedding (RoPE, Su et al. 2021): turn pairs of a head's numbers by an angle that grows with position.
+"""Rotary position embedding (RoPE, Su et al. 2021): turn pairs of a head's numbers by an angle that grows with
+position.
 
-Number i of a head's first half is paired with number i of its second half (Hugging Face's layout), and the pair turns by
-``position * inv_freq[i]``. The scaling types stretch the angles so that a model reaches further than it was trained.
+Number i of a head's first half is paired with number i of its second half (Hugging Face's layout), and the pair turns
+by ``position * inv_freq[i]``. The scaling types stretch the angles so that a model reaches further than it was trained.
 """
 
 import math
@@ -63,7 +64,8 @@ def _llama3(rope: RopeConfig, D: int, max_positions: int) -> tuple[Tensor, float
 
 
 def _yarn(rope: RopeConfig, D: int, max_positions: int) -> tuple[Tensor, float]:
-    """YaRN (Peng et al. 2023): a ramp over the dimensions from kept to divided, and a factor on attention's sharpness."""
+    """YaRN (Peng et al. 2023): a ramp over the dimensions from kept to divided, and a factor on attention's
+    sharpness."""
     given = rope.parameters
     original = given.get("original_max_position_embeddings") or max_positions
     factor = given.get("factor") or max_positions / original

@@ -6,15 +6,27 @@ QUESTION = "What is a KV cache?"
 OTHER_ENDING = "What is a page table?"  # begins like QUESTION
 CODE = "def read_lines(path):"
 TALK = (  # questions of a longer conversation; what the assistant says comes from the glossary
-    ("What is paged attention?", "Paged attention finds keys and values through a page table, so that the KV cache of a "
-     "sequence can lie in pages anywhere in memory instead of in one contiguous region."),
-    ("What is continuous batching?", "Continuous batching chooses anew at every step which requests run, so that a finished "
-     "request leaves at once and a waiting one can take its place immediately."),
-    ("What is a page table?", "A page table lists the pages of one request in order, so that the position of a token tells "
-     "in which page and at which offset its keys and values are stored."),
-    ("What is chunked prefill?", "Chunked prefill computes a long prompt over several steps, so that other requests keep "
-     "getting tokens in between instead of waiting until the whole prompt is done."),
-)  # fmt: skip
+    (
+        "What is paged attention?",
+        "Paged attention finds keys and values through a page table, so that the KV cache of a sequence can lie in "
+        "pages anywhere in memory instead of in one contiguous region.",
+    ),
+    (
+        "What is continuous batching?",
+        "Continuous batching chooses anew at every step which requests run, so that a finished request leaves at once "
+        "and a waiting one can take its place immediately.",
+    ),
+    (
+        "What is a page table?",
+        "A page table lists the pages of one request in order, so that the position of a token tells in which page "
+        "and at which offset its keys and values are stored.",
+    ),
+    (
+        "What is chunked prefill?",
+        "Chunked prefill computes a long prompt over several steps, so that other requests keep getting tokens in "
+        "between instead of waiting until the whole prompt is done.",
+    ),
+)
 
 
 def question(tokenizer: Tokenizer, text: str) -> list[int]:

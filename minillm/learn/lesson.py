@@ -16,7 +16,8 @@ from minillm.debug.views.theme import make_console
 class Lesson:
     """One lesson: ``lesson = Lesson(3, "Paged attention", ...)``, then ``lesson.run(main)``.
 
-    turns_on: the settings that are new, as text. buys: what they are good for. breaks: the probes worth stopping at first.
+    turns_on: the settings that are new, as text. buys: what they are good for. breaks: the probes worth stopping at
+        first.
     """
 
     def __init__(self, number: int, title: str, turns_on: str, buys: str, breaks: str) -> None:

@@ -1,4 +1,5 @@
-"""Llama: the architecture that most open models vary. A plain module, ``model(input_ids, positions, batch) -> hidden``."""
+"""Llama: the architecture that most open models vary. A plain module,
+``model(input_ids, positions, batch) -> hidden``."""
 
 from torch import Tensor, nn
 
@@ -45,7 +46,8 @@ class LlamaLayer(nn.Module):
         self.mlp = LlamaMLP(config, build)
 
     def forward(self, stream: Tensor, add: Tensor | None, batch: ForwardBatch) -> Tensor:
-        """``stream [T, hidden]``, the residual stream, takes up ``add`` and attention's output; the rest is returned."""
+        """``stream [T, hidden]``, the residual stream, takes up ``add`` and attention's output; the rest is
+        returned."""
         hidden = self.input_layernorm(stream, add)
         probe.on and probe("layer.attention", layer=self.layer, stream=stream, hidden=hidden, batch=batch)
         attended = self.self_attn(hidden, batch)

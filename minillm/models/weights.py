@@ -1,7 +1,7 @@
 """From a checkpoint's files into a model's parameters, one tensor at a time.
 
-A model is first built on torch's "meta" device: shapes, no memory. Then its parameters get memory, and every tensor of the
-checkpoint is read, cut and fused into its place, so that no more than one tensor is ever held beside the model.
+A model is first built on torch's "meta" device: shapes, no memory. Then its parameters get memory, and every tensor of
+the checkpoint is read, cut and fused into its place, so that no more than one tensor is ever held beside the model.
 """
 
 import json

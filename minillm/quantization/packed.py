@@ -14,7 +14,8 @@ EXPECTED_ROWS = 16  # the batch that oneDNN chooses its blocks for; one row and 
 
 
 class PackedDenseFormat(DenseFormat):
-    """The same numbers, re-ordered once after loading. The plain layout is then given up, unless an embedding shares it."""
+    """The same numbers, re-ordered once after loading. The plain layout is then given up, unless an embedding shares
+    it."""
 
     @abstractmethod
     def pack(self, weight: Tensor) -> Tensor:
@@ -44,7 +45,8 @@ class InterleavedFormat(PackedDenseFormat):
 
 
 class OneDnnFormat(PackedDenseFormat):
-    """The blocks of oneDNN, torch's matrix library for CPUs: large bf16 weights are read twice as fast, with equal results.
+    """The blocks of oneDNN, torch's matrix library for CPUs: large bf16 weights are read twice as fast, with equal
+    results.
 
     The operators are private to torch (its compiler uses them), hence `packing_works` before anyone chooses this.
     """
