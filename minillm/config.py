@@ -2,10 +2,11 @@
 
 import dataclasses
 import difflib
-import json
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+from minillm.files import read_json
 
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 
@@ -167,17 +168,12 @@ class ModelConfig:
         """Read config.json, and the end tokens of generation_config.json where there is one (it wins)."""
         path = folder / "config.json"
         try:
-            raw = json.loads(path.read_text(encoding="utf-8"))
+            raw = read_json(path)
         except FileNotFoundError:
             raise FileNotFoundError(f"{folder} holds no config.json, so it is no model checkpoint") from None
-        except json.JSONDecodeError as error:
-            raise ValueError(f"{path} is not valid JSON: {error}") from None
         generation = folder / "generation_config.json"
         if generation.exists():
-            raw = {
-                **raw,
-                **{k: v for k, v in json.loads(generation.read_text(encoding="utf-8")).items() if k == "eos_token_id"},
-            }
+            raw = {**raw, **{k: v for k, v in read_json(generation).items() if k == "eos_token_id"}}
         return cls.from_dict(raw)
 
     @classmethod
@@ -186,13 +182,25 @@ class ModelConfig:
         needed = ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads")
         if missing := [name for name in needed if raw.get(name) is None]:
             raise ValueError(f"config.json lacks {', '.join(missing)}; a decoder-only language model's config has them")
+        for name in (*needed, "num_key_value_heads", "head_dim", "max_position_embeddings"):
+            if raw.get(name) is not None:
+                _at_least(f"config.json: {name}", raw[name], 1)
         heads = raw["num_attention_heads"]
+        kv_heads, head_dim = raw.get("num_key_value_heads") or heads, raw.get("head_dim") or raw["hidden_size"] // heads
+        if heads % kv_heads:
+            raise ValueError(
+                f"config.json: {heads} num_attention_heads cannot share {kv_heads} num_key_value_heads evenly"
+            )
+        if head_dim % 2:
+            raise ValueError(
+                f"config.json: head_dim is {head_dim}, but rotary positions turn pairs, so it must be even"
+            )
         eos = raw.get("eos_token_id")
         return cls(
             architecture=(raw.get("architectures") or ["unknown"])[0],
             **{name: raw[name] for name in needed},
-            num_key_value_heads=raw.get("num_key_value_heads") or heads,
-            head_dim=raw.get("head_dim") or raw["hidden_size"] // heads,
+            num_key_value_heads=kv_heads,
+            head_dim=head_dim,
             max_position_embeddings=raw.get("max_position_embeddings", 2048),
             rms_norm_eps=raw.get("rms_norm_eps", 1e-6),
             hidden_act=raw.get("hidden_act", "silu"),

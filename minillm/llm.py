@@ -1,6 +1,6 @@
 """LLM: the engine as a Python object. The interface is vLLM's, so what runs there runs here with its import changed."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from typing import Any
 
 from minillm.config import EngineConfig
@@ -15,8 +15,9 @@ class LLM:
     Settings are those of `EngineConfig`, under its names, vLLM's or SGLang's.
     """
 
-    def __init__(self, model: str = "nano-llama", **settings: Any) -> None:
-        self.engine = Engine(EngineConfig.from_settings(model=model, **settings))
+    def __init__(self, model: str | None = None, **settings: Any) -> None:
+        given = settings if model is None else {"model": model, **settings}  # SGLang calls it model_path
+        self.engine = Engine(EngineConfig.from_settings(**given))
         self._others: dict[int, list[RequestOutput]] = {}  # outputs of requests that another call is waiting for
 
     def get_tokenizer(self) -> Tokenizer:
@@ -96,9 +97,15 @@ class LLM:
 
     def _run(self, requests: list[Request]) -> Iterator[RequestOutput]:
         """Step until these requests have ended. Left early (an error, Ctrl-C, a closed loop), they are aborted."""
+        outputs = self._outputs(requests)
+        next(outputs)  # to its first yield: a generator that never began would not abort them either
+        return outputs
+
+    def _outputs(self, requests: list[Request]) -> Generator[Any, None, None]:
         open_ids = {request.id for request in requests}
         self._others.update({request.id: [] for request in requests})
         try:
+            yield
             while open_ids:
                 for output in self._next_outputs(open_ids):
                     if output.finished:
@@ -113,7 +120,15 @@ class LLM:
         """Outputs for these requests: what an interleaved call has put by for them, else those of the next step."""
         if not any(self._others[id] for id in ids):
             for output in self.engine.step():
-                self._others.setdefault(output.request_id, []).append(output)
+                if output.request_id in self._others:
+                    self._others[output.request_id].append(output)
+            if not self.engine.has_requests:
+                for id in [id for id in ids if not self._others[id]]:
+                    # It ended where nobody looked: in a step that was cut short, or aborted by somebody else.
+                    if final := self.engine.abort(id):
+                        self._others[id].append(final)
+                    else:
+                        ids.discard(id)
         waiting = [output for id in sorted(ids) for output in self._others[id]]
         for id in ids:
             self._others[id] = []
@@ -126,9 +141,10 @@ class LLM:
 
 def as_prompts(prompts: Prompt | Sequence[Prompt]) -> list[Prompt]:
     """One prompt (text, ids, a dict) or a sequence of them, as a list."""
-    if isinstance(prompts, (str, dict)) or (len(prompts) > 0 and isinstance(prompts[0], int)):
-        return [prompts]  # type: ignore[list-item]
-    return list(prompts)  # type: ignore[arg-type]
+    if isinstance(prompts, (str, dict, bytes)) or not isinstance(prompts, Iterable):
+        return [prompts]
+    listed: list[Any] = list(prompts)
+    return [listed] if listed and isinstance(listed[0], int) else listed
 
 
 class _progress:

@@ -1,7 +1,10 @@
 """Requests: what a user asks for, what the engine knows about it while it runs, and what comes back."""
 
 import enum
+import math
+import numbers
 from dataclasses import dataclass, field
+from typing import Any
 
 
 @dataclass
@@ -26,20 +29,25 @@ class SamplingParams:
     ignore_eos: bool = False
 
     def __post_init__(self) -> None:
-        if not self.temperature >= 0:
-            raise ValueError(f"temperature is {self.temperature}; it must be 0 (greedy) or above")
+        if not 0 <= self.temperature < math.inf:
+            raise ValueError(f"temperature is {self.temperature}; it must be 0 (greedy) or above, and finite")
         if not 0 < self.top_p <= 1:
             raise ValueError(f"top_p is {self.top_p}; it must be above 0 and at most 1 (1 keeps every token)")
-        if self.top_k < -1 or self.top_k != int(self.top_k):
-            raise ValueError(f"top_k is {self.top_k}; it must be a count of tokens, or 0 or -1 to keep all")
-        if self.max_tokens is not None and self.max_tokens < 1:
-            raise ValueError(f"max_tokens is {self.max_tokens}; it must be at least 1, or None for the context limit")
-        if self.seed is not None and self.seed != int(self.seed):
+        if not _is_whole(self.top_k) or self.top_k < -1:
+            raise ValueError(f"top_k is {self.top_k!r}; it must be a count of tokens, or 0 or -1 to keep all")
+        if self.max_tokens is not None and (not _is_whole(self.max_tokens) or self.max_tokens < 1):
+            raise ValueError(f"max_tokens is {self.max_tokens!r}; it must be at least 1, or None for the context limit")
+        if self.seed is not None and not _is_whole(self.seed):
             raise ValueError(f"seed is {self.seed!r}; it must be an integer or None")
 
     @property
     def greedy(self) -> bool:
         return self.temperature == 0
+
+
+def _is_whole(value: Any) -> bool:
+    """Whether it is an integer of any kind (numpy's too)."""
+    return isinstance(value, numbers.Integral)
 
 
 class RequestState(enum.Enum):

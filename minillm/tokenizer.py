@@ -1,4 +1,5 @@
-"""Text to tokens and back, and the chat template. The tokenizers library does the work; nothing here needs transformers."""
+"""Text to tokens and back, and the chat template. The tokenizers library does the work; nothing here needs
+transformers."""
 
 import json
 from functools import cached_property
@@ -6,6 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import tokenizers
+
+from minillm.files import read_json
 
 Message = dict[str, Any]  # {"role": "user", "content": "..."}
 
@@ -21,9 +24,12 @@ class Tokenizer:
                 "AutoTokenizer.from_pretrained(folder).save_pretrained(folder)"
             )
         self.folder = folder
-        self._tokenizer = tokenizers.Tokenizer.from_file(str(path))
+        try:
+            self._tokenizer = tokenizers.Tokenizer.from_file(str(path))
+        except Exception as error:  # the library raises nothing more particular
+            raise ValueError(f"{path} is no tokenizer: {error}; fetch it again") from None
         config = folder / "tokenizer_config.json"
-        self.config: dict[str, Any] = json.loads(config.read_text(encoding="utf-8")) if config.exists() else {}
+        self.config: dict[str, Any] = read_json(config) if config.exists() else {}
 
     @property
     def vocab_size(self) -> int:

@@ -60,6 +60,7 @@ class Engine:
         self.runner = ModelRunner(config, model, cache, backend, self.device)
         self._requests: dict[int, Request] = {}  # not finished yet
         self._detokenizers: dict[int, Detokenizer] = {}
+        self._outbox: list[RequestOutput] = []  # empty between steps, unless one was cut short
         self._next_id = 0
 
     @property
@@ -72,7 +73,7 @@ class Engine:
 
     @property
     def has_requests(self) -> bool:
-        return not self.scheduler.idle
+        return not self.scheduler.idle or bool(self._outbox)
 
     def add_request(self, prompt: Prompt, params: SamplingParams | None = None, stream: bool = False) -> Request:
         """Queue a prompt. ValueError says what is wrong with it; then nothing was queued."""
@@ -100,23 +101,35 @@ class Engine:
 
     def step(self) -> list[RequestOutput]:
         """Schedule, execute, commit. Outputs for requests that ended, and for streaming ones that got a token."""
-        if self.scheduler.idle:
-            return []
-        set_step(self.scheduler.num_steps + 1)
-        plan = self.scheduler.schedule()
-        result = self.runner.execute(plan)
-        advanced = self.scheduler.commit(plan, result)
-        if self.config.debug_checks:
-            self.scheduler.check()
-        outputs = [self._output(request) for request in advanced if request.stream or request.finished]
-        probe.on and probe("engine.step", plan=plan, result=result, outputs=outputs, engine=self)
+        if not self.scheduler.idle:
+            self._advance()
+        outputs, self._outbox = self._outbox, []
         return outputs
 
+    def _advance(self) -> None:
+        """One step of all requests. If it is cut short (Ctrl-C, an error), nothing is lost but its work."""
+        set_step(self.scheduler.num_steps + 1)
+        try:
+            plan = self.scheduler.schedule()
+            result = self.runner.execute(plan)
+            advanced = self.scheduler.commit(plan, result)
+        except BaseException:
+            self.scheduler.start_over()
+            raise
+        if self.config.debug_checks:
+            self.scheduler.check()
+        for request in advanced:
+            if request.stream or request.finished:
+                self._outbox.append(self._output(request))
+        probe.on and probe("engine.step", plan=plan, result=result, outputs=self._outbox, engine=self)
+
     def abort(self, request_id: int) -> RequestOutput | None:
-        """End a request now: what it has so far, or None if it had ended already."""
+        """End a request now: what it has so far, or None if it had ended already and the output was handed out."""
+        kept = [output for output in self._outbox if output.request_id == request_id]
+        self._outbox = [output for output in self._outbox if output.request_id != request_id]
         request = self._requests.get(request_id)
         if request is None:
-            return None
+            return kept[-1] if kept else None
         self.scheduler.abort(request)
         return self._output(request)
 
@@ -137,12 +150,17 @@ class Engine:
         if isinstance(prompt, dict):
             if unknown := set(prompt) - {"prompt", "prompt_token_ids"}:
                 raise ValueError(f"prompt has unknown keys {sorted(unknown)}; known: prompt, prompt_token_ids")
-            if "prompt_token_ids" in prompt:
-                return prompt.get("prompt"), list(prompt["prompt_token_ids"])
-            return self._tokens_of(str(prompt.get("prompt", "")))
+            text, token_ids = prompt.get("prompt"), prompt.get("prompt_token_ids")
+            if token_ids is None:
+                return self._tokens_of(text)  # type: ignore[arg-type]
+            return text, self._tokens_of(list(token_ids) if isinstance(token_ids, Sequence) else token_ids)[1]
         if isinstance(prompt, str):
             return prompt, self.tokenizer.encode(prompt)
-        return None, list(prompt)
+        if not isinstance(prompt, Sequence) or isinstance(prompt, bytes):
+            raise ValueError(
+                f"the prompt is {prompt!r}; it must be text, token ids, or a dict with 'prompt' or 'prompt_token_ids'"
+            )
+        return None, list(prompt)  # type: ignore[arg-type]
 
     def _check_prompt(self, token_ids: list[int]) -> None:
         V = self.model_config.vocab_size
@@ -152,8 +170,8 @@ class Engine:
             raise ValueError(f"token id {wrong[0]!r} is not in the vocabulary, which has ids 0 to {V - 1}")
         if len(token_ids) >= self._max_len:
             raise ValueError(
-                f"the prompt has {len(token_ids)} tokens, but the context limit (max_model_len) is {self._max_len}, and at least one "
-                "token of it must be left for the answer; shorten the prompt or raise max_model_len"
+                f"the prompt has {len(token_ids)} tokens, the context limit (max_model_len) is {self._max_len}, and "
+                "at least one token of it must be left for the answer; shorten the prompt or raise max_model_len"
             )
 
     @property

@@ -17,14 +17,15 @@ from minillm.scheduler.plan import PlanRow, StepPlan, StepResult
 
 
 class ModelRunner:
-    """Executes plans. What it knows of a request lies in arrays, at the request's seat, and changes only by what is new."""
+    """Executes plans. What it knows of a request lies in arrays, at the request's seat, and changes only by what is
+    new."""
 
     def __init__(
         self, config: EngineConfig, model: nn.Module, kv_cache: KVCache, backend: AttentionBackend, device: torch.device
     ) -> None:
         assert config.max_model_len is not None
         self.model, self.kv_cache, self.backend, self.device = model, kv_cache, backend, device
-        seats = config.max_num_seqs
+        seats = min(config.max_num_seqs, kv_cache.num_pages)  # as the scheduler has them
         self.page_table = np.zeros((seats, pages_for(config.max_model_len, kv_cache.page_size)), dtype=np.int64)
         self.temperature = np.zeros(seats, dtype=np.float32)
         self.top_k = np.zeros(seats, dtype=np.int64)
@@ -35,7 +36,8 @@ class ModelRunner:
     @torch.inference_mode()
     def execute(self, plan: StepPlan) -> StepResult:
         """Compute the plan's tokens; the token sampled for each row that samples."""
-        # One-token rows first, so that attention can take them together; among them, those whose token is on the device.
+        # One-token rows first, so that attention can take them together; among them, those whose token is on the
+        # device.
         rows = sorted(plan.rows, key=lambda row: (row.count > 1, bool(row.token_ids)))
         self._update_seats(rows)
         batch = self._build_batch(rows)

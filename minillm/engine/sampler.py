@@ -1,7 +1,7 @@
 """Logits to tokens, for the whole batch at once.
 
-A random choice needs one number between 0 and 1 for each token. It is made by hashing the request's seed with the token's
-position, so it depends on nothing else: not on the batch, not on what ran before, not on the device.
+A random choice needs one number between 0 and 1 for each token. It is made by hashing the request's seed with the
+token's position, so it depends on nothing else: not on the batch, not on what ran before, not on the device.
 """
 
 from dataclasses import dataclass
@@ -42,7 +42,8 @@ def sample(logits: Tensor, settings: SamplingBatch | None) -> Tensor:
 
 
 def keep_top(probs: Tensor, top_k: Tensor, top_p: Tensor) -> Tensor:
-    """Zero what top-k, then top-p leave out of ``probs [R, V]``; top-p counts shares of what top-k kept. Not renormalised.
+    """Zero what top-k, then top-p leave out of ``probs [R, V]``; top-p counts shares of what top-k kept. Not
+    renormalised.
 
     A token stays in the nucleus (Holtzman et al. 2020) while those more likely than it add up to less than ``top_p``.
     """
@@ -56,7 +57,8 @@ def keep_top(probs: Tensor, top_k: Tensor, top_p: Tensor) -> Tensor:
 
 
 def draw(probs: Tensor, uniform: Tensor) -> Tensor:
-    """The token at which the running sum of ``probs [R, V]`` passes ``uniform [R]`` of its total: inverse transform sampling."""
+    """The token at which the running sum of ``probs [R, V]`` passes ``uniform [R]`` of its total: inverse transform
+    sampling."""
     running = probs.double().cumsum(dim=-1)
     point = uniform[:, None] * running[:, -1:]
     chosen = torch.searchsorted(running, point, right=True)[:, 0]
@@ -65,7 +67,8 @@ def draw(probs: Tensor, uniform: Tensor) -> Tensor:
 
 
 def uniform_from(seeds: Tensor, positions: Tensor) -> Tensor:
-    """``[R]`` float64 in (0, 1), the same for the same seed and position always (SplitMix64's mixing, Steele et al. 2014)."""
+    """``[R]`` float64 in (0, 1), the same for the same seed and position always (SplitMix64's mixing, Steele et al.
+    2014)."""
     z = seeds + (positions + 1) * -7046029254386353131  # 0x9E3779B97F4A7C15, the golden ratio, as a signed number
     z = (z ^ _shift(z, 30)) * -4658895280553007687  # 0xBF58476D1CE4E5B9
     z = (z ^ _shift(z, 27)) * -7723592293110705685  # 0x94D049BB133111EB

@@ -10,6 +10,9 @@
 #include <cstdint>
 #include <cstring>
 #include <vector>
+#ifdef __AVX512BF16__
+#include <immintrin.h>
+#endif
 
 struct bf16 {  // the upper half of a float
     uint16_t bits;
@@ -99,9 +102,10 @@ static void rotate_and_store(T* __restrict qkv, const T* __restrict cos, const T
 // the keys and values of the key/value heads [first, last), as they lie in memory: page by page, token by token.
 constexpr int64_t BLOCK = 16;
 
+// Ask memory for what will be read soon, into the second-level cache: the first is too small for a block of all heads.
 template <typename T>
 static inline void prefetch(const T* data, int64_t count) {
-    for (int64_t i = 0; i < count; i += 64 / sizeof(T)) __builtin_prefetch(data + i);
+    for (int64_t i = 0; i < count; i += 64 / sizeof(T)) __builtin_prefetch(data + i, 0, 2);
 }
 
 template <typename T, int64_t D>
@@ -111,48 +115,52 @@ static void decode_request(const T* __restrict q, const T* __restrict cache, con
     const int64_t size = D ? D : d;  // known to the compiler for the usual sizes
     const int64_t heads = (last - first) * G, row = 2 * Hkv * size;
     static thread_local std::vector<float> scratch;
-    scratch.resize(heads * (2 * size + 2 + BLOCK));
-    float *query = scratch.data(), *sum = query + heads * size, *top = sum + heads * size, *total = top + heads;
-    float* p = total + heads;  // [heads, BLOCK]
+    scratch.resize(heads * (2 * size + 2));
+    float *query = scratch.data(), *sums = query + heads * size, *top = sums + heads * size, *total = top + heads;
     q += first * G * size, out += first * G * size;
-    for (int64_t i = 0; i < heads * size; i++) query[i] = float(q[i]) * scale, sum[i] = 0;
+    for (int64_t i = 0; i < heads * size; i++) query[i] = float(q[i]) * scale, sums[i] = 0;
     for (int64_t h = 0; h < heads; h++) top[h] = -INFINITY, total[h] = 0;
 
     for (int64_t start = 0, count; start < length; start += count) {
         int64_t offset = start % S, rest = S - offset < length - start ? S - offset : length - start;
         count = rest < BLOCK ? rest : BLOCK;  // never over the end of a page
         const T* k = cache + (pages[start / S] * S + offset) * row + first * size;
-        const T* v = k + Hkv * size;
-        const int64_t next = start + count;  // where the block after this begins: ask memory for it now
-        const T* next_k = next < length ? cache + (pages[next / S] * S + next % S) * row + first * size : k;
-        for (int64_t t = 0; t < count; t++) {
-            prefetch(v + t * row, (last - first) * size);
-            prefetch(next_k + t * row, (last - first) * size);
-            for (int64_t h = 0; h < heads; h++) {
-                const T* key = k + t * row + h / G * size;
-                float dot = 0;
-                for (int64_t i = 0; i < size; i++) dot += query[h * size + i] * float(key[i]);
-                p[h * BLOCK + t] = dot;
+        const int64_t next = start + count;  // where the block after this begins
+        const T* next_k = next < length ? cache + (pages[next / S] * S + next % S) * row + first * size : nullptr;
+        for (int64_t kv = 0; kv < last - first; kv++, k += size) {
+            const T* v = k + Hkv * size;
+            if (next_k)
+                for (int64_t t = 0; t < BLOCK; t++) prefetch(next_k + t * row + kv * size, size), prefetch(next_k + t * row + (Hkv + kv) * size, size);
+            for (int64_t h = kv * G; h < (kv + 1) * G; h++) {  // the query heads that share this key/value head
+                const float* qh = query + h * size;
+                float p[BLOCK], highest = top[h], added = 0;
+                for (int64_t t = 0; t < count; t++) {
+                    float dot = 0;
+                    for (int64_t i = 0; i < size; i++) dot += qh[i] * float(k[t * row + i]);
+                    p[t] = dot;
+                    highest = dot > highest ? dot : highest;
+                }
+                for (int64_t t = count; t < BLOCK; t++) p[t] = -INFINITY;
+                for (int64_t t = 0; t < BLOCK; t++) p[t] = exp_negative(p[t] - highest), added += p[t];
+                float correct = exp_negative(top[h] - highest);  // 1 if no higher score came
+                top[h] = highest, total[h] = total[h] * correct + added;
+                float* sum = sums + h * size;
+                if constexpr (D) {  // in registers until the block is done
+                    float kept[D];
+                    for (int64_t i = 0; i < D; i++) kept[i] = sum[i] * correct;
+                    for (int64_t t = 0; t < count; t++)
+                        for (int64_t i = 0; i < D; i++) kept[i] += p[t] * float(v[t * row + i]);
+                    for (int64_t i = 0; i < D; i++) sum[i] = kept[i];
+                } else {
+                    for (int64_t i = 0; i < size; i++) sum[i] *= correct;
+                    for (int64_t t = 0; t < count; t++)
+                        for (int64_t i = 0; i < size; i++) sum[i] += p[t] * float(v[t * row + i]);
+                }
             }
         }
-        for (int64_t h = 0; h < heads; h++) {
-            float *ph = p + h * BLOCK, highest = top[h], added = 0;
-            for (int64_t t = 0; t < count; t++) highest = ph[t] > highest ? ph[t] : highest;
-            for (int64_t t = 0; t < count; t++) ph[t] = exp_negative(ph[t] - highest), added += ph[t];
-            float correct = exp_negative(top[h] - highest);  // 1 if no higher score came
-            top[h] = highest, total[h] = total[h] * correct + added;
-            if (correct != 1.0f)
-                for (int64_t i = 0; i < size; i++) sum[h * size + i] *= correct;
-        }
-        for (int64_t t = 0; t < count; t++)
-            for (int64_t h = 0; h < heads; h++) {
-                const T* value = v + t * row + h / G * size;
-                float weight = p[h * BLOCK + t];
-                for (int64_t i = 0; i < size; i++) sum[h * size + i] += weight * float(value[i]);
-            }
     }
     for (int64_t h = 0; h < heads; h++)
-        for (int64_t i = 0; i < size; i++) out[h * size + i] = T(sum[h * size + i] / total[h]);
+        for (int64_t i = 0; i < size; i++) out[h * size + i] = T(sums[h * size + i] / total[h]);
 }
 
 template <typename T>
@@ -168,8 +176,9 @@ static void paged_decode(const T* q, int64_t q_stride, const T* cache, const int
     }
 }
 
-// Matrix product y [rows, N] = x [rows, K] W^T + bias, float, with W interleaved: PAIR outputs side by side, so that memory is
-// read from front to back, one number of x meets many weights, and nothing has to be summed across a vector.
+// Matrix product y [rows, N] = x [rows, K] W^T + bias, with W interleaved: PAIR outputs side by side, so that memory is read
+// from front to back, one number of x meets many weights, and nothing has to be summed across a vector. Numbers of x are
+// taken 4 bytes at a time: one float, or two bf16 that one instruction multiplies with two bf16 of every output.
 #ifdef __AVX512F__
 constexpr int64_t LANES = 16;
 #else
@@ -178,33 +187,59 @@ constexpr int64_t LANES = 8;
 constexpr int64_t PAIR = 2 * LANES;
 typedef float vec __attribute__((vector_size(LANES * 4), aligned(4)));
 
-// out [ROWS, PAIR] for ROWS rows of x; the sums stay in registers until the end.
-template <int ROWS>
-static inline void multiply(const float* __restrict x, const float* __restrict w, float* __restrict out, int64_t K) {
-    vec sum[ROWS][2] = {};
-    for (int64_t k = 0; k < K; k++, w += PAIR) {
-        vec first = *(const vec*)w, second = *(const vec*)(w + LANES);
-        for (int r = 0; r < ROWS; r++) sum[r][0] += x[r * K + k] * first, sum[r][1] += x[r * K + k] * second;
-    }
-    std::memcpy(out, sum, sizeof(sum));
+static inline vec multiply_add(vec sum, float x, const float* w) { return sum + x * *(const vec*)w; }
+#ifdef __AVX512BF16__
+static inline vec multiply_add(vec sum, int32_t x, const float* w) {  // x and w: two bf16 in 4 bytes
+    return (vec)_mm512_dpbf16_ps((__m512)sum, (__m512bh)_mm512_set1_epi32(x), (__m512bh)_mm512_loadu_si512(w));
+}
+extern "C" int64_t multiplies_bf16() { return 1; }
+#else
+extern "C" int64_t multiplies_bf16() { return 0; }
+#endif
+
+static inline void fetch_ahead(const float* w) {  // processors look ahead by themselves, but not over the end of a 4 KB page
+    __builtin_prefetch(w + 32 * PAIR), __builtin_prefetch(w + 32 * PAIR + LANES);
 }
 
-// One row: four sums taken in turn, because an addition must wait for the one before it on the same sum.
-template <>
-inline void multiply<1>(const float* __restrict x, const float* __restrict w, float* __restrict out, int64_t K) {
-    vec sum[4][2] = {};
-    for (int64_t k = 0; k < K; k++, w += PAIR) {
-        sum[k % 4][0] += x[k] * *(const vec*)w;
-        sum[k % 4][1] += x[k] * *(const vec*)(w + LANES);
+// out [ROWS, PAIR] for ROWS rows of x; the sums stay in registers until the end. K counts 4-byte groups.
+template <int ROWS, typename Group>
+struct Multiply {
+    static inline void run(const Group* __restrict x, const float* __restrict w, float* __restrict out, int64_t K) {
+        vec sum[ROWS][2] = {};
+        for (int64_t k = 0; k < K; k++, w += PAIR) {
+            fetch_ahead(w);
+            for (int r = 0; r < ROWS; r++)
+                sum[r][0] = multiply_add(sum[r][0], x[r * K + k], w), sum[r][1] = multiply_add(sum[r][1], x[r * K + k], w + LANES);
+        }
+        std::memcpy(out, sum, sizeof(sum));
     }
-    vec total[2] = {(sum[0][0] + sum[1][0]) + (sum[2][0] + sum[3][0]), (sum[0][1] + sum[1][1]) + (sum[2][1] + sum[3][1])};
-    std::memcpy(out, total, sizeof(total));
-}
+};
+
+// One row: four sums taken in turn, because an addition must wait for the one before it on the same sum.
+template <typename Group>
+struct Multiply<1, Group> {
+    static inline void run(const Group* __restrict x, const float* __restrict w, float* __restrict out, int64_t K) {
+        vec sum[4][2] = {};
+        int64_t k = 0;
+        for (; k + 4 <= K; k += 4)
+            for (int i = 0; i < 4; i++, w += PAIR) {
+                fetch_ahead(w);
+                sum[i][0] = multiply_add(sum[i][0], x[k + i], w), sum[i][1] = multiply_add(sum[i][1], x[k + i], w + LANES);
+            }
+        for (; k < K; k++, w += PAIR)
+            sum[0][0] = multiply_add(sum[0][0], x[k], w), sum[0][1] = multiply_add(sum[0][1], x[k], w + LANES);
+        vec total[2] = {(sum[0][0] + sum[1][0]) + (sum[2][0] + sum[3][0]), (sum[0][1] + sum[1][1]) + (sum[2][1] + sum[3][1])};
+        std::memcpy(out, total, sizeof(total));
+    }
+};
 
 extern "C" int64_t interleaved_outputs() { return PAIR; }
 
-extern "C" void linear_interleaved(const float* __restrict x, const float* __restrict weight, const float* __restrict bias,
-                                   float* __restrict y, int64_t rows, int64_t N, int64_t K) {
+template <typename T, typename Group>
+static void linear(const T* __restrict at_x, const float* __restrict weight, const T* __restrict bias, T* __restrict y,
+                   int64_t rows, int64_t N, int64_t K) {
+    const Group* x = (const Group*)at_x;
+    K = K * sizeof(T) / 4;
 #pragma omp parallel for schedule(static)
     for (int64_t n = 0; n < N; n += PAIR) {
         const float* w = weight + n * K;
@@ -212,13 +247,24 @@ extern "C" void linear_interleaved(const float* __restrict x, const float* __res
         float block[8 * PAIR];
         for (int64_t t = 0, count; t < rows; t += count) {
             count = rows - t >= 8 ? 8 : rows - t >= 4 ? 4 : 1;
-            count == 8 ? multiply<8>(x + t * K, w, block, K) : count == 4 ? multiply<4>(x + t * K, w, block, K)
-                                                                          : multiply<1>(x + t * K, w, block, K);
+            if (count == 8) Multiply<8, Group>::run(x + t * K, w, block, K);
+            else if (count == 4) Multiply<4, Group>::run(x + t * K, w, block, K);
+            else Multiply<1, Group>::run(x + t * K, w, block, K);
             for (int64_t r = 0; r < count; r++)
-                for (int64_t i = 0; i < outputs; i++) y[(t + r) * N + n + i] = block[r * PAIR + i] + (bias ? bias[n + i] : 0.0f);
+                for (int64_t i = 0; i < outputs; i++)
+                    y[(t + r) * N + n + i] = T(block[r * PAIR + i] + (bias ? float(bias[n + i]) : 0.0f));
         }
     }
 }
+
+extern "C" void linear_float32(const float* x, const float* w, const float* bias, float* y, int64_t rows, int64_t N, int64_t K) {
+    linear<float, float>(x, w, bias, y, rows, N, K);
+}
+#ifdef __AVX512BF16__
+extern "C" void linear_bfloat16(const bf16* x, const float* w, const bf16* bias, bf16* y, int64_t rows, int64_t N, int64_t K) {
+    linear<bf16, int32_t>(x, w, bias, y, rows, N, K);
+}
+#endif
 
 #define EXPORT(T, NAME)                                                                                                      \
     extern "C" void rms_norm_##NAME(T* x, const T* add, const T* w, T* out, int64_t rows, int64_t size, float eps) {         \

@@ -42,9 +42,10 @@ class CpuKernels(TorchKernels):
     name = "cpu"
 
     def __init__(self, library: ctypes.CDLL, dtype: torch.dtype) -> None:
-        self._library = library
-        self._linear = library.linear_interleaved
-        self._linear.argtypes, self._linear.restype = [_P, _P, _P, _P, _I, _I, _I], None
+        self._library, self.dtype = library, dtype
+        if self.can_interleave(dtype):
+            self._linear = getattr(library, f"linear_{SUFFIX[dtype]}")
+            self._linear.argtypes, self._linear.restype = [_P, _P, _P, _P, _I, _I, _I], None
         self._functions: dict[str, Callable[..., None]] = {}
         for name, arguments in SIGNATURES.items():
             function = getattr(library, f"{name}_{SUFFIX[dtype]}")
@@ -89,16 +90,22 @@ class CpuKernels(TorchKernels):
             D,
         )
 
+    def can_interleave(self, dtype: torch.dtype) -> bool:
+        """Whether `linear` multiplies this dtype: bfloat16 needs a processor with instructions for it."""
+        return dtype == self.dtype and (dtype == torch.float32 or bool(self._library.multiplies_bf16()))
+
     def interleave(self, weight: Tensor) -> Tensor:
-        """``weight [N, K]`` float32 -> ``[N / n, K, n]``: n outputs side by side, N padded with zeros (n depends on the
-        CPU)."""
+        """``weight [N, K]`` -> ``[N / n, K, n]``: n outputs side by side, N padded with zeros (n depends on the CPU).
+
+        bfloat16 goes in pairs along K, as if two were one number of 4 bytes.
+        """
         n = self._library.interleaved_outputs()
-        N, K = weight.shape
-        padded = torch.nn.functional.pad(weight, (0, 0, 0, -N % n))
-        return padded.view(-1, n, K).transpose(1, 2).contiguous()
+        groups = weight.contiguous().view(torch.float32)  # [N, K] or [N, K / 2]
+        padded = torch.nn.functional.pad(groups, (0, 0, 0, -weight.shape[0] % n))
+        return padded.view(-1, n, groups.shape[1]).transpose(1, 2).contiguous()
 
     def linear(self, x: Tensor, interleaved: Tensor, bias: Tensor | None, out_features: int) -> Tensor:
-        """``x [T, K]`` float32 times a weight from `interleave`, plus ``bias [N]`` -> ``[T, N]``."""
+        """``x [T, K]`` times a weight from `interleave`, plus ``bias [N]`` -> ``[T, N]``."""
         x = x.contiguous()
         rows, K = x.shape
         y = x.new_empty(rows, out_features)

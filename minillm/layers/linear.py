@@ -96,7 +96,9 @@ class QKVParallelLinear(ColumnParallelLinear):
         build: LayerBuild | None = None,
     ) -> None:
         build = build or LayerBuild()
+        build.group.share_of(num_heads, "query heads")
         self.kv_copies = max(1, build.group.size // num_kv_heads)  # ranks that hold the same key/value head
+        build.group.share_of(num_kv_heads * self.kv_copies, "key/value heads")
         kv_parts = num_kv_heads * self.kv_copies * head_dim
         super().__init__(hidden_size, [num_heads * head_dim, kv_parts, kv_parts], bias, build)
         self.head_dim = head_dim

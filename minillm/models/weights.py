@@ -4,7 +4,6 @@ A model is first built on torch's "meta" device: shapes, no memory. Then its par
 the checkpoint is read, cut and fused into its place, so that no more than one tensor is ever held beside the model.
 """
 
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +15,7 @@ from torch import Tensor, nn
 
 from minillm.config import ModelConfig
 from minillm.debug.probes import probe
+from minillm.files import read_json
 from minillm.layers.build import LayerBuild
 from minillm.layers.embedding import LMHead
 from minillm.layers.linear import LinearBase
@@ -141,17 +141,17 @@ def read_checkpoint(folder: Path) -> Iterator[tuple[str, Tensor]]:
 
 
 def checkpoint_files(folder: Path) -> list[Path]:
-    """The files that the index names, or all there are. FileNotFoundError names what is missing."""
-    index = folder / "model.safetensors.index.json"
+    """The files that the index names, or model.safetensors, or all there are. FileNotFoundError names what is missing."""
+    index, single = folder / "model.safetensors.index.json", folder / "model.safetensors"
     if not index.exists():
-        files = sorted(folder.glob("*.safetensors"))
+        files = [single] if single.exists() else sorted(folder.glob("*.safetensors"))
         if not files:
             raise FileNotFoundError(f"{folder} holds no *.safetensors file; other formats are not read")
         return files
-    try:
-        names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
-    except (json.JSONDecodeError, KeyError, AttributeError):
-        raise ValueError(f"{index} is no index: it must be JSON with a 'weight_map' from tensor to file") from None
+    places = read_json(index).get("weight_map")
+    if not isinstance(places, dict) or not all(isinstance(name, str) for name in places.values()):
+        raise ValueError(f"{index} is no index: it must be JSON with a 'weight_map' from tensor to file")
+    names = sorted(set(places.values()))
     if lacking := [name for name in names if not (folder / name).exists()]:
         raise FileNotFoundError(f"{index} names {', '.join(lacking)}, which {folder} does not hold")
     return [folder / name for name in names]

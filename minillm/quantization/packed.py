@@ -30,7 +30,7 @@ class PackedDenseFormat(DenseFormat):
 
 
 class InterleavedFormat(PackedDenseFormat):
-    """float32 for the compiled kernel: groups of outputs side by side, read from front to back."""
+    """For the compiled kernel: groups of outputs side by side, read from front to back."""
 
     name = "dense (interleaved)"
 
@@ -77,7 +77,7 @@ def packing_works(dtype: torch.dtype) -> bool:
 def choose_format(device: torch.device, dtype: torch.dtype, pack: bool, kernels: TorchKernels) -> LinearFormat:
     """The format of a layer that the checkpoint holds as a plain matrix."""
     if pack and device.type == "cpu":
-        if dtype == torch.float32 and isinstance(kernels, CpuKernels):
+        if isinstance(kernels, CpuKernels) and kernels.can_interleave(dtype):
             return InterleavedFormat(kernels)
         if packing_works(dtype):
             return OneDnnFormat()

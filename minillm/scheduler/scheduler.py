@@ -1,7 +1,8 @@
 """The scheduler: who runs in the next step, with how many tokens and which pages.
 
-There is no prefill phase and no decode phase. Every request has pending tokens (known, but without keys and values), and a
-step computes some of them; a request whose last known token was computed gets a new one. This is vLLM V1's one rule.
+There is no prefill phase and no decode phase. Every request has pending tokens (known, but without keys and values),
+and a step computes some of them; a request whose last known token was computed gets a new one. This is vLLM V1's one
+rule.
 """
 
 from collections import deque
@@ -21,7 +22,9 @@ class Scheduler:
         self.pool = pool
         self.waiting: deque[Request] = deque()
         self.running: list[Request] = []
-        self.free_seats = list(reversed(range(config.max_num_seqs)))
+        # Who runs holds a page at least, so more seats than pages are never taken.
+        self.num_seats = min(config.max_num_seqs, pool.num_pages)
+        self.free_seats = list(reversed(range(self.num_seats)))
         self.num_steps = 0
         self.num_preemptions = 0
 
@@ -35,8 +38,9 @@ class Scheduler:
         needed = pages_for(longest, self.pool.page_size)
         if needed > self.pool.num_pages:
             raise ValueError(
-                f"request {request.id} may grow to {longest} cached tokens, which is {needed} pages of {self.pool.page_size}, but "
-                f"the KV cache has {self.pool.num_pages}; lower max_tokens, shorten the prompt, or give the cache more memory"
+                f"request {request.id} may grow to {longest} cached tokens, which is {needed} pages of "
+                f"{self.pool.page_size}, the KV cache has {self.pool.num_pages}; lower max_tokens, shorten the prompt, "
+                "or give the cache more memory"
             )
         probe.on and probe("request.add", request=request, scheduler=self)
         self.waiting.append(request)
@@ -96,15 +100,23 @@ class Scheduler:
 
     def abort(self, request: Request) -> None:
         """End a request wherever it is. Nothing happens if it has ended already."""
-        if request.finished:
+        if request not in self.waiting and request not in self.running:
             return
         probe.on and probe("request.abort", request=request, scheduler=self)
         if request.state is RequestState.WAITING:
             self.waiting.remove(request)
-            request.finish("abort")
         else:
-            request.finish("abort")
             self._leave(request)
+        if not request.finished:  # it is, if the step that finished it was cut short
+            request.finish("abort")
+
+    def start_over(self) -> None:
+        """After a step that was cut short (Ctrl-C, an error), nobody knows what was computed: all that run do so
+        again."""
+        for request in reversed(self.running.copy()):
+            self._leave(request)
+            if not request.finished:
+                self._requeue(request)
 
     def why(self, request: Request, budget: int | None = None) -> str:
         """In words: why a request is where it is."""
@@ -115,7 +127,7 @@ class Scheduler:
         if self.config.batching == "static" and self.running:
             return f"waits: static batching admits only when nothing runs, and {len(self.running)} run"
         if not self.free_seats:
-            return f"waits: all {self.config.max_num_seqs} seats (max_num_seqs) are taken"
+            return f"waits: all {self.num_seats} seats (max_num_seqs) are taken"
         budget = self.config.max_num_batched_tokens if budget is None else budget
         count = self._chunk(request, budget)
         if count == 0:
@@ -126,7 +138,7 @@ class Scheduler:
         """Recount all pages and seats; RuntimeError says what is wrong."""
         self.pool.check(request.pages for request in [*self.running, *self.waiting])
         seats = sorted([*self.free_seats, *(request.seat for request in self.running)])
-        if seats != list(range(self.config.max_num_seqs)):
+        if seats != list(range(self.num_seats)):
             raise RuntimeError(f"seats are lost or taken twice: {seats}")
 
     def _chunk(self, request: Request, budget: int) -> int:
@@ -153,11 +165,15 @@ class Scheduler:
     def _preempt(self, request: Request, plan: StepPlan) -> None:
         """Take all pages away; the request waits in front and recomputes everything, its generated tokens included."""
         self._leave(request)
-        request.state, request.num_computed = RequestState.WAITING, 0
+        self._requeue(request)
         request.num_preemptions += 1
         self.num_preemptions += 1
-        self.waiting.appendleft(request)
         plan.preempted.append(request.id)
+
+    def _requeue(self, request: Request) -> None:
+        """Back to the front of the queue, with nothing computed."""
+        request.state, request.num_computed = RequestState.WAITING, 0
+        self.waiting.appendleft(request)
 
     def _take(self, request: Request, count: int, plan: StepPlan, joins: Joining | None = None) -> None:
         """Give the request its pages for this step, and write its row of the plan."""
