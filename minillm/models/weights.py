@@ -68,7 +68,9 @@ def materialize(model: nn.Module, device: torch.device) -> None:
         for name, parameter in module._parameters.items():
             if parameter is not None and parameter.is_meta:
                 if id(parameter) not in made:
-                    made[id(parameter)] = nn.Parameter(torch.empty_like(parameter, device=device), requires_grad=False)
+                    # Not empty_like: from meta to another device, that loads a compiler.
+                    memory = torch.empty(parameter.shape, dtype=parameter.dtype, device=device)
+                    made[id(parameter)] = nn.Parameter(memory, requires_grad=False)
                 module._parameters[name] = made[id(parameter)]
 
 
@@ -141,7 +143,7 @@ def read_checkpoint(folder: Path) -> Iterator[tuple[str, Tensor]]:
 
 
 def checkpoint_files(folder: Path) -> list[Path]:
-    """The files that the index names, or model.safetensors, or all there are. FileNotFoundError names what is missing."""
+    """What the index names, or model.safetensors, or all there are. FileNotFoundError names what is missing."""
     index, single = folder / "model.safetensors.index.json", folder / "model.safetensors"
     if not index.exists():
         files = [single] if single.exists() else sorted(folder.glob("*.safetensors"))
