@@ -184,8 +184,8 @@ def reserved(engine) -> None:
     lesson.show(waste_bars({"one page a request": numbers}))
     share = numbers["used"] / (numbers["used"] + numbers["reserved"])
     lesson.say(
-        f"""Of what they hold they use [warn]{share:.1%}[/]. And no fifth to eighth request more than these
-        {engine.pool.num_pages} pages could ever run, however short."""
+        f"""Of what they hold they use [warn]{share:.1%}[/]. And more than {engine.pool.num_pages} requests can
+        never run here at once, however short they are: there are no more pages."""
     )
     while engine.has_requests:
         engine.step()
