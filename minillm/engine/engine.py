@@ -100,14 +100,12 @@ class Engine:
         return request
 
     def step(self) -> list[RequestOutput]:
-        """Schedule, execute, commit. Outputs for requests that ended, and for streaming ones that got a token."""
-        if not self.scheduler.idle:
-            self._advance()
-        outputs, self._outbox = self._outbox, []
-        return outputs
+        """Schedule, execute, commit. Outputs for requests that ended, and for streaming ones that got a token.
 
-    def _advance(self) -> None:
-        """One step of all requests. If it is cut short (Ctrl-C, an error), nothing is lost but its work."""
+        If it is cut short (Ctrl-C, an error), nothing is lost but its work: the next step does it again.
+        """
+        if self.scheduler.idle:
+            return self._hand_out()
         set_step(self.scheduler.num_steps + 1)
         try:
             plan = self.scheduler.schedule()
@@ -122,6 +120,11 @@ class Engine:
             if request.stream or request.finished:
                 self._outbox.append(self._output(request))
         probe.on and probe("engine.step", plan=plan, result=result, outputs=self._outbox, engine=self)
+        return self._hand_out()
+
+    def _hand_out(self) -> list[RequestOutput]:
+        outputs, self._outbox = self._outbox, []
+        return outputs
 
     def abort(self, request_id: int) -> RequestOutput | None:
         """End a request now: what it has so far, or None if it had ended already and the output was handed out."""
