@@ -81,7 +81,7 @@ class ModelRunner:
             # Position of each token: its row's start, plus how far it is from the row's first token.
             positions = np.arange(ends[-1]) + np.repeat(starts - (ends - counts), counts)  # [T]
             seat_of = np.repeat(seats, counts)
-        slots = self.page_table[seat_of, positions // S] * S + positions % S
+        slots = slot_mapping(self.page_table, seat_of, positions, S)
         return ForwardBatch(
             input_ids=self._input_ids(rows, seats),
             positions=self._tensor(positions),
@@ -128,3 +128,12 @@ class ModelRunner:
     def _tensor(self, array: np.ndarray) -> Tensor:
         tensor = torch.from_numpy(array)
         return tensor if self.device.type == "cpu" else tensor.to(self.device, non_blocking=True)
+
+
+def slot_mapping(page_table: np.ndarray, seats: np.ndarray, positions: np.ndarray, page_size: int) -> np.ndarray:
+    """Where in the cache each of the step's tokens goes: ``page * page_size + offset``, ``[T]``.
+
+    page_table [seats, pages]: each seat's pages, in order. seats [T], positions [T]: whose token, and its place there.
+    """
+    pages = page_table[seats, positions // page_size]
+    return pages * page_size + positions % page_size

@@ -30,17 +30,24 @@ class TorchKernels:
         gate, up = gate_up.chunk(2, dim=-1)
         return ACTIVATIONS[act](gate).mul_(up)
 
+    def rotate(self, heads: Tensor, cos: Tensor, sin: Tensor) -> None:
+        """Turn ``heads [T, n, D]`` in place by their token's angles, ``cos, sin [T, D]`` (rotary position embedding).
+
+        A head's first half a and second half b make pairs: (a, b) becomes (a cos - b sin, b cos + a sin). The first
+        half
+        of ``sin`` is negative already: that is the minus sign.
+        """
+        T, n, D = heads.shape
+        swapped = heads.unflatten(-1, (2, D // 2)).flip(2).view(T, n, D)  # (b, a)
+        heads.mul_(cos[:, None]).addcmul_(swapped, sin[:, None])
+
     def rotate_and_store(
         self, qkv: Tensor, cos: Tensor, sin: Tensor, cache: Tensor, slots: Tensor, num_heads: int, num_kv_heads: int
     ) -> None:
         """Turn queries and keys by their position, in place, then write keys and values to the cache.
 
-        qkv [T, (H + 2 * Hkv) * D]; cos, sin [T, D]; cache [P * S, 2 * Hkv * D]; slots [T]. The turn is (a, b) -> (a cos
-        - b sin, b cos + a sin), where a is a head's first half, b its second; sin's first half is negative already: the
-        minus sign.
+        qkv [T, (H + 2 * Hkv) * D]; cos, sin [T, D]; cache [P * S, 2 * Hkv * D]; slots [T].
         """
         T, D = cos.shape
-        heads = qkv.view(T, -1, D)[:, : num_heads + num_kv_heads]  # [T, H + Hkv, D]
-        swapped = heads.unflatten(-1, (2, D // 2)).flip(2).view(T, -1, D)  # (b, a)
-        heads.mul_(cos[:, None]).addcmul_(swapped, sin[:, None])
+        self.rotate(qkv.view(T, -1, D)[:, : num_heads + num_kv_heads], cos, sin)  # [T, H + Hkv, D]
         cache.index_copy_(0, slots, qkv[:, num_heads * D :])

@@ -61,8 +61,18 @@ class Scheduler:
                 self._take(request, count, plan)
                 budget -= count
             i += 1
-        # 2. If nobody had to leave: waiting requests, while budget, seats and pages last.
-        while may_admit and self.waiting and not plan.preempted and self.free_seats:
+        # 2. If nobody had to leave: waiting requests.
+        if may_admit and not plan.preempted:
+            self.admit(plan, budget)
+        probe.on and probe("scheduler.plan", plan=plan, scheduler=self)
+        return plan
+
+    def admit(self, plan: StepPlan, budget: int) -> None:
+        """Let waiting requests in, first come first served, while the token budget, seats and pages last.
+
+        Whoever is first in the queue and cannot come in yet keeps the others waiting: nobody is overtaken for ever.
+        """
+        while self.waiting and self.free_seats:
             request = self.waiting[0]
             count = self._chunk(request, budget)
             if count == 0 or self._lacking(request, count) > self.pool.num_free:
@@ -73,8 +83,6 @@ class Scheduler:
             request.state, request.seat = RequestState.RUNNING, self.free_seats.pop()
             self._take(request, count, plan, Joining(request.params, request.seed))
             budget -= count
-        probe.on and probe("scheduler.plan", plan=plan, scheduler=self)
-        return plan
 
     def commit(self, plan: StepPlan, result: StepResult) -> list[Request]:
         """Book what a step computed; the requests that got a token, some of them finished by it."""
