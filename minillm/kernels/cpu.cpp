@@ -129,12 +129,14 @@ static void decode_request(const T* __restrict q, const T* __restrict cache, con
         const T* next_k = next < length ? cache + (pages[next / S] * S + next % S) * row + first * size : nullptr;
         for (int64_t kv = 0; kv < last - first; kv++, k += size) {
             const T* v = k + Hkv * size;
-            if (next_k)
-                for (int64_t t = 0; t < BLOCK; t++) prefetch(next_k + t * row + kv * size, size), prefetch(next_k + t * row + (Hkv + kv) * size, size);
             for (int64_t h = kv * G; h < (kv + 1) * G; h++) {  // the query heads that share this key/value head
                 const float* qh = query + h * size;
                 float p[BLOCK], highest = top[h], added = 0;
                 for (int64_t t = 0; t < count; t++) {
+                    if (next_k && h == kv * G) {  // once for all of them: ask for the next block's keys and values
+                        prefetch(next_k + t * row + kv * size, size);
+                        prefetch(next_k + t * row + (Hkv + kv) * size, size);
+                    }
                     float dot = 0;
                     for (int64_t i = 0; i < size; i++) dot += qh[i] * float(k[t * row + i]);
                     p[t] = dot;

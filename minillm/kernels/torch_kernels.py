@@ -34,8 +34,7 @@ class TorchKernels:
         """Turn ``heads [T, n, D]`` in place by their token's angles, ``cos, sin [T, D]`` (rotary position embedding).
 
         A head's first half a and second half b make pairs: (a, b) becomes (a cos - b sin, b cos + a sin). The first
-        half
-        of ``sin`` is negative already: that is the minus sign.
+        half of ``sin`` is negative already: that is the minus sign.
         """
         T, n, D = heads.shape
         swapped = heads.unflatten(-1, (2, D // 2)).flip(2).view(T, n, D)  # (b, a)
