@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM
 
-# Sizes that share no factor they need not share: 6 heads over 2, head_dim that is not hidden / heads, an odd vocabulary.
+# Sizes that share no factor they need not share: 6 heads over 2, head_dim that is not hidden / heads, an odd
+# vocabulary.
 LLAMA = {
     "vocab_size": 101,
     "hidden_size": 48,
@@ -43,9 +44,9 @@ def make_llama(
     model = LlamaForCausalLM(config).eval()
     with torch.no_grad():
         for name, parameter in model.named_parameters():
-            # Norms of exactly one and biases of zero would hide mistakes. The sizes of the others are such that attention
-            # and position matter as much as the last token does: greedy text then varies instead of going in circles. (Even
-            # larger ones amplify rounding: float32 itself is then further than 1e-4 from float64.)
+            # Norms of exactly one and biases of zero would hide mistakes. The sizes of the others are such that
+            # attention and position matter as much as the last token does: greedy text then varies instead of going in
+            # circles. (Even larger ones amplify rounding: float32 itself is then further than 1e-4 from float64.)
             if "norm" in name:
                 parameter.uniform_(0.5, 1.5)
             elif parameter.dim() == 1:

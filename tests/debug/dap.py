@@ -88,7 +88,7 @@ class Session:
             try:
                 if process.environ().get("DEBUGPY_ADAPTER_ENDPOINTS") == str(self._endpoints):
                     process.kill()
-            except psutil.Error:  # noqa: PERF203 (gone meanwhile, or somebody else's)
+            except psutil.Error:
                 continue
         self.process.communicate()
 

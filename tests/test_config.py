@@ -1,0 +1,122 @@
+"""The two configurations: names, aliases, and config.json as transformers v4 and v5 write it."""
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tiny import LLAMA, edit_json, make_llama, write_v4_config
+
+from minillm.config import ALIASES, EngineConfig, ModelConfig
+
+
+def test_defaults_are_possible_settings() -> None:
+    config = EngineConfig()
+    assert (config.model, config.page_size, config.batching) == ("nano-llama", 16, "continuous")
+
+
+def test_every_alias_names_a_setting() -> None:
+    names = {field.name for field in dataclasses.fields(EngineConfig)}
+    assert set(ALIASES.values()) <= names and not set(ALIASES) & names
+
+
+@pytest.mark.parametrize("alias", sorted(ALIASES))
+def test_every_alias_sets_what_it_names(alias: str) -> None:
+    value: Any = {"model_path": "x", "mem_fraction_static": 0.25}.get(alias, 7)
+    assert getattr(EngineConfig.from_settings(**{alias: value}), ALIASES[alias]) == value
+
+
+def test_the_same_setting_twice_under_two_names() -> None:
+    with pytest.raises(ValueError, match=r"'page_size' is given twice, as 16 and \(by its alias 'block_size'\) as 8"):
+        EngineConfig.from_settings(page_size=16, block_size=8)
+    assert EngineConfig.from_settings(page_size=8, block_size=8).page_size == 8
+
+
+def test_a_page_may_be_a_whole_request() -> None:
+    config = EngineConfig(page_size="max_model_len", max_model_len=100)
+    assert config.page_size == 100
+    config = EngineConfig(page_size="max_model_len")
+    assert config.page_size == "max_model_len"  # not known yet
+    config.resolve(256)
+    assert config.page_size == 256 == config.max_model_len
+
+
+def test_what_needs_whole_sequences_in_a_step_is_checked_once_the_limit_is_known() -> None:
+    config = EngineConfig(reuse_kv=False, max_num_batched_tokens=100)
+    with pytest.raises(ValueError, match="max_num_batched_tokens is 100"):
+        config.resolve(101)
+    config.resolve(100)
+
+
+def test_a_config_prints() -> None:
+    assert "page_size=16" in repr(EngineConfig()) and "raw" not in repr(ModelConfig.from_dict(LLAMA))
+
+
+# --- ModelConfig
+
+
+@pytest.mark.parametrize("written", ["v4", "v5"])
+def test_both_writings_mean_the_same(tmp_path: Path, written: str) -> None:
+    rope = {"rope_type": "linear", "factor": 4.0, "rope_theta": 5000.0}
+    make_llama(tmp_path, rope_parameters=rope, attention_bias=True, hidden_act="gelu", rms_norm_eps=0.25)
+    if written == "v4":
+        write_v4_config(tmp_path)
+    config = ModelConfig.from_folder(tmp_path)
+    assert config.architecture == "LlamaForCausalLM"
+    assert (config.vocab_size, config.hidden_size, config.intermediate_size, config.num_hidden_layers) == (
+        101,
+        48,
+        80,
+        3,
+    )
+    assert (config.num_attention_heads, config.num_key_value_heads, config.head_dim) == (6, 2, 16)
+    assert (config.attention_bias, config.mlp_bias, config.tie_word_embeddings) == (True, False, False)
+    assert (config.hidden_act, config.rms_norm_eps, config.dtype) == ("gelu", 0.25, "float32")
+    assert (config.max_position_embeddings, config.bos_token_id, config.eos_token_ids) == (256, 0, (1,))
+    assert (config.rope.type, config.rope.theta) == ("linear", 5000.0)
+    assert config.rope.parameters["factor"] == 4.0
+    assert not {"rope_theta", "rope_type", "type"} & set(config.rope.parameters)
+
+
+@pytest.mark.parametrize(
+    ("raw", "theta", "kind"),
+    [
+        ({}, 10000.0, "default"),
+        ({"rope_theta": 500.0}, 500.0, "default"),
+        ({"rope_theta": 500.0, "rope_scaling": None}, 500.0, "default"),
+        ({"rope_theta": 500.0, "rope_scaling": {"type": "linear", "factor": 2.0}}, 500.0, "linear"),
+        ({"rope_theta": 500.0, "rope_scaling": {"rope_type": "yarn", "type": "linear"}}, 500.0, "yarn"),
+        ({"rope_theta": 500.0, "rope_parameters": {"rope_type": "yarn", "rope_theta": 7.0}}, 7.0, "yarn"),
+        ({"rope_parameters": {"rope_theta": 1_000_000}}, 1e6, "default"),
+    ],
+)
+def test_where_the_rope_comes_from(raw: dict[str, Any], theta: float, kind: str) -> None:
+    """What stands inside the dict wins, then the top level, then 10000."""
+    rope = ModelConfig.from_dict({**LLAMA, **raw}).rope
+    assert (rope.theta, rope.type) == (theta, kind)
+
+
+@pytest.mark.parametrize(
+    "named", [{"dtype": "bfloat16"}, {"torch_dtype": "bfloat16"}, {"torch_dtype": "torch.bfloat16"}]
+)
+def test_the_checkpoints_dtype_under_either_name(named: dict[str, str]) -> None:
+    assert ModelConfig.from_dict({**LLAMA, **named}).dtype == "bfloat16"
+
+
+def test_what_a_config_may_leave_out() -> None:
+    short = {name: LLAMA[name] for name in ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers")}
+    config = ModelConfig.from_dict({**short, "num_attention_heads": 6})
+    assert (config.num_key_value_heads, config.head_dim) == (6, 8)
+    assert (config.architecture, config.hidden_act, config.eos_token_ids) == ("unknown", "silu", ())
+
+
+def test_end_tokens_are_one_or_several_and_generation_config_wins(tmp_path: Path) -> None:
+    make_llama(tmp_path)
+    assert ModelConfig.from_dict({**LLAMA, "eos_token_id": [3, 4]}).eos_token_ids == (3, 4)
+    assert ModelConfig.from_dict({**LLAMA, "eos_token_id": None}).eos_token_ids == ()
+    edit_json(tmp_path / "generation_config.json", eos_token_id=[5, 6], temperature=0.1)
+    assert ModelConfig.from_folder(tmp_path).eos_token_ids == (5, 6)
+
+
+def test_bytes_of_keys_and_values() -> None:
+    assert ModelConfig.from_dict(LLAMA).kv_bytes_per_token(2) == 2 * 3 * 2 * 16 * 2
