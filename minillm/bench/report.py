@@ -2,10 +2,13 @@
 
 import json
 import platform
+import time
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import torch
+from rich import box
 from rich.table import Table
 
 from minillm.bench.cpu import Comparison
@@ -14,7 +17,8 @@ from minillm.debug.views.theme import make_console
 
 def print_comparisons(results: list[Comparison]) -> None:
     """Two rows a workload: this engine, and the one it is compared with."""
-    table = Table(title=f"{cpu_name()}, {torch.get_num_threads()} threads", title_justify="left")
+    title = f"{cpu_name()}, {torch.get_num_threads()} threads; memory is read at {memory_speed():.0f} GB/s"
+    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
     for name in ("workload", "engine"):
         table.add_column(name, no_wrap=True)
     for name in ("tok/s", "ratio", "median", "step ms", "GB/s", "agree"):
@@ -62,7 +66,19 @@ def environment() -> dict[str, Any]:
         "python": platform.python_version(),
         "threads": torch.get_num_threads(),
         "cpu": cpu_name(),
+        "memory_gb_per_s": round(memory_speed(), 1),
     }
+
+
+@cache
+def memory_speed() -> float:
+    """GB/s at which this machine reads memory: the best of some sums over a tensor that no cache holds."""
+    data, best = torch.ones(2**26), float("inf")  # 256 MB
+    for _ in range(5):
+        start = time.perf_counter()
+        data.sum()
+        best = min(best, time.perf_counter() - start)
+    return data.nbytes / best / 1e9
 
 
 def cpu_name() -> str:
