@@ -116,13 +116,11 @@ class EngineConfig:
         self.max_model_len = max_model_len
         if self.page_size == "max_model_len":
             self.page_size = max_model_len
-        whole = (
-            "reuse_kv=False"
-            if not self.reuse_kv
-            else None
-            if self.enable_chunked_prefill
-            else "enable_chunked_prefill=False"
-        )
+        whole = ""
+        if not self.reuse_kv:
+            whole = "reuse_kv=False"
+        elif not self.enable_chunked_prefill:
+            whole = "enable_chunked_prefill=False"
         if whole and self.max_num_batched_tokens < max_model_len:
             raise ValueError(
                 f"max_num_batched_tokens is {self.max_num_batched_tokens}, but with {whole} a sequence of up to "

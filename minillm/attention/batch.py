@@ -16,7 +16,7 @@ class ForwardBatch:
 
     input_ids [T], positions [T]: the token, and its place in its request.
     slots [T]: where its key and value go in the cache.
-    page_table [R, pages of the longest]: each request's pages, 0 beyond its last.
+    page_table [R, pages of the longest]: each request's pages; what stands beyond its last is masked out.
     context_lens [R], query_lens [R]: tokens known to attention after this step, tokens computed in it (lists of ints).
     num_single: how many requests, from the first on, compute exactly one token.
     sample_rows: index in [T] of each token whose logits are wanted (the last known one of its request), None for all.

@@ -21,8 +21,7 @@ GRAIN = 16  # gather pieces of at most so many tokens, so that a huge page is no
 
 @dataclass
 class Gather:
-    """Which pieces of the cache some requests need, to see ``longest`` tokens of each, and a mask for what is not
-    theirs."""
+    """Which pieces of the cache some requests need to see ``longest`` tokens each, and what of it is not theirs."""
 
     pieces: Tensor  # [R * n]: numbers of pieces of ``grain`` tokens
     grain: int
@@ -104,9 +103,8 @@ def _plan_gather(batch: ForwardBatch, first: int, last: int) -> Gather:
     n, within = -(-longest // grain), S // grain  # pieces a request, pieces a page
     table = batch.page_table[first:last, : -(-n // within)]  # [R, pages]
     if within > 1:
-        table = (table[:, :, None] * within + torch.arange(within, device=table.device)).flatten(
-            1
-        )  # [R, pages * within]
+        inside = torch.arange(within, device=table.device)
+        table = (table[:, :, None] * within + inside).flatten(1)  # [R, pages * within]
     pieces = table[:, :n].reshape(-1)
     hides = min(lengths) < longest or 1 < queries < longest  # a whole prompt needs no mask: causality says it all
     mask = _mask(lengths, queries, longest, batch) if hides else None
@@ -127,9 +125,7 @@ def _side_by_side(pieces: Tensor) -> int | None:
 def _mask(lengths: list[int], queries: int, width: int, batch: ForwardBatch) -> Tensor:
     """``[R, 1, queries, width]``: 0 where query i (position ``length - queries + i``) may look, -inf elsewhere."""
     dtype, device = batch.kv_cache.tensor.dtype, batch.page_table.device
-    keys = torch.arange(width, device=device)
-    ends = torch.tensor(lengths, device=device)[:, None] - torch.arange(
-        queries - 1, -1, -1, device=device
-    )  # [R, queries]
+    keys, later = torch.arange(width, device=device), torch.arange(queries - 1, -1, -1, device=device)
+    ends = torch.tensor(lengths, device=device)[:, None] - later  # [R, queries]
     hidden = keys >= ends[:, :, None]  # [R, queries, width]
     return torch.zeros(hidden.shape, dtype=dtype, device=device).masked_fill_(hidden, float("-inf"))[:, None]

@@ -17,8 +17,7 @@ from minillm.scheduler.plan import PlanRow, StepPlan, StepResult
 
 
 class ModelRunner:
-    """Executes plans. What it knows of a request lies in arrays, at the request's seat, and changes only by what is
-    new."""
+    """Executes plans. What it knows of a request lies in arrays, at the request's seat; only what is new is written."""
 
     def __init__(
         self, config: EngineConfig, model: nn.Module, kv_cache: KVCache, backend: AttentionBackend, device: torch.device
@@ -36,8 +35,7 @@ class ModelRunner:
     @torch.inference_mode()
     def execute(self, plan: StepPlan) -> StepResult:
         """Compute the plan's tokens; the token sampled for each row that samples."""
-        # One-token rows first, so that attention can take them together; among them, those whose token is on the
-        # device.
+        # One-token rows first, so that attention can take them together; first of all, tokens that are on the device.
         rows = sorted(plan.rows, key=lambda row: (row.count > 1, bool(row.token_ids)))
         self._update_seats(rows)
         batch = self._build_batch(rows)

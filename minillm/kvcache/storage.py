@@ -10,11 +10,9 @@ from minillm.config import ModelConfig
 
 
 class KVCache:
-    """Keys and values of all layers, one tensor ``[L, P, S, 2, Hkv, D]`` (layer, page, offset, key or value, head,
-    number).
+    """Keys and values of all layers, one tensor ``[L, P, S, 2, Hkv, D]``; the 2 is key or value.
 
-    A token's key and value lie side by side, so that storing them is one copy and reading a page is one piece of
-    memory.
+    A token's key and value lie side by side, so that storing them is one copy and a page is one piece of memory.
     """
 
     def __init__(
@@ -29,8 +27,7 @@ class KVCache:
         shape = (config.num_hidden_layers, num_pages, page_size, 2, num_kv_heads, config.head_dim)
         self.num_pages, self.page_size = num_pages, page_size
         self.tensor = _zeros(shape, dtype, device)
-        # Seen as rows: one a slot, its numbers flat. Views made once here, because making one costs as much as a small
-        # kernel.
+        # Seen as rows, one a slot. Views made once here, because making one costs as much as a small kernel.
         self.slots = [layer.view(num_pages * page_size, -1) for layer in self.tensor]  # [P * S, 2 * Hkv * D] a layer
 
     @property

@@ -1,8 +1,7 @@
 """The scheduler: who runs in the next step, with how many tokens and which pages.
 
 There is no prefill phase and no decode phase. Every request has pending tokens (known, but without keys and values),
-and a step computes some of them; a request whose last known token was computed gets a new one. This is vLLM V1's one
-rule.
+and a step computes some of them; a request whose last known token was computed gets a new one. vLLM V1 does the same.
 """
 
 from collections import deque
@@ -39,8 +38,8 @@ class Scheduler:
         if needed > self.pool.num_pages:
             raise ValueError(
                 f"request {request.id} may grow to {longest} cached tokens, which is {needed} pages of "
-                f"{self.pool.page_size}, the KV cache has {self.pool.num_pages}; lower max_tokens, shorten the prompt, "
-                "or give the cache more memory"
+                f"{self.pool.page_size}, but the KV cache has {self.pool.num_pages} pages; lower max_tokens, shorten the "
+                "prompt, or give the cache more memory"
             )
         probe.on and probe("request.add", request=request, scheduler=self)
         self.waiting.append(request)
@@ -119,8 +118,7 @@ class Scheduler:
             request.finish("abort")
 
     def start_over(self) -> None:
-        """After a step that was cut short (Ctrl-C, an error), nobody knows what was computed: all that run do so
-        again."""
+        """After a step that was cut short (Ctrl-C, an error), nobody knows what was computed: do all of it again."""
         for request in reversed(self.running.copy()):
             self._leave(request)
             if not request.finished:
