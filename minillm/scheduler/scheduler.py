@@ -38,8 +38,8 @@ class Scheduler:
         if needed > self.pool.num_pages:
             raise ValueError(
                 f"request {request.id} may grow to {longest} cached tokens, which is {needed} pages of "
-                f"{self.pool.page_size}, but the KV cache has {self.pool.num_pages} pages; lower max_tokens, shorten the "
-                "prompt, or give the cache more memory"
+                f"{self.pool.page_size}, but the KV cache has {self.pool.num_pages} pages; lower max_tokens, shorten "
+                "the prompt, or give the cache more memory"
             )
         probe.on and probe("request.add", request=request, scheduler=self)
         self.waiting.append(request)
