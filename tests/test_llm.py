@@ -125,6 +125,16 @@ def test_stop_tokens_end_the_answer(llm: LLM, oracle: Oracle) -> None:
     assert (output.outputs[0].finish_reason, output.outputs[0].stop_reason) == ("stop", stop)
 
 
+def test_a_stop_token_is_among_the_tokens_but_not_in_the_text(llm: LLM, oracle: Oracle) -> None:
+    free = oracle.greedy([5, 6, 7], 20)
+    params = SamplingParams(temperature=0, max_tokens=20, stop_token_ids=[free[4]], ignore_eos=True)
+    outputs = list(llm.stream([[5, 6, 7]], params))
+    shown = free[: free.index(free[4])]
+    assert (
+        outputs[-1].outputs[0].text == "".join(o.outputs[0].delta for o in outputs) == llm.get_tokenizer().decode(shown)
+    )
+
+
 def test_the_progress_bar_goes_to_standard_error_only(llm: LLM, capsys: pytest.CaptureFixture[str]) -> None:
     llm.generate(["a", "b"], GREEDY, use_tqdm=True)
     assert capsys.readouterr().out == ""

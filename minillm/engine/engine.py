@@ -139,6 +139,8 @@ class Engine:
     def _output(self, request: Request) -> RequestOutput:
         detokenizer = self._detokenizers[request.id]
         new_ids = request.output_ids[len(detokenizer.token_ids) :]
+        if request.stop_reason is not None:
+            new_ids = new_ids[:-1]  # a stop token ends the text and is no part of it, as in vLLM
         delta = detokenizer.add(new_ids, last=request.finished)
         probe.on and probe("request.text", request=request, delta=delta, text=detokenizer.text)
         if request.finished:
