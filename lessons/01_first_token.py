@@ -6,6 +6,7 @@ The answer is right. The cost of a step grows with every token, and that is what
 """
 
 import time
+from collections import Counter
 
 from minillm.debug.probes import Event, listen
 from minillm.learn.lesson import Lesson
@@ -47,6 +48,7 @@ def main() -> None:
 
     lesson.part("Logits become a token")
     choose(logits, tokenizer, request.output_ids[-1])
+    draw(engine, prompt_ids)
 
     lesson.part("Token by token")
     lesson.say(
@@ -118,6 +120,22 @@ def choose(logits, tokenizer, chosen: int) -> None:
     flat = torch.softmax(logits / 2.0, dim=-1)[None]  # [1, V]
     kept = keep_top(flat, top_k=torch.tensor([4]), top_p=torch.tensor([1.0]))[0]
     lesson.show(top_tokens(kept / kept.sum(), tokenizer, k=6))
+
+
+def draw(engine, prompt_ids: list[int]) -> None:
+    """Let the engine itself draw from those, once for each of 64 seeds, and count."""
+    from rich.markup import escape
+
+    from minillm import SamplingParams
+    from minillm.debug.views.tokens import quoted
+
+    settings = [SamplingParams(temperature=2, top_k=4, max_tokens=1, seed=seed) for seed in range(64)]
+    requests = [engine.add_request(prompt_ids, params) for params in settings]
+    while not all(request.finished for request in requests):
+        engine.step()
+    drawn = Counter(engine.tokenizer.token(request.output_ids[0]) for request in requests)
+    counts = ", ".join(f"{escape(quoted(token))} {count} times" for token, count in drawn.most_common())
+    lesson.say(f"The engine, asked so with {len(requests)} different seeds, drew {counts}.")
 
 
 def cost_of_forgetting(engine) -> None:

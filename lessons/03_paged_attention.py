@@ -221,20 +221,20 @@ def serve(**settings) -> dict:
 
 def page_sizes() -> None:
     """The same work with other page sizes: waste against bookkeeping."""
-    from rich.table import Table
+    from minillm.debug.views.drawing import Drawing
+    from minillm.debug.views.table import Col, table
 
     lesson.say(
         """A small page wastes less at a request's end; a large one makes page tables shorter and memory easier to read.
         In between lies what engines use: 16 is common, and some GPU kernels want more."""
     )
-    table = Table(box=None, header_style="title", padding=(0, 2, 0, 0))
-    for heading in ("page_size", "empty slots a request", "page table entries", "tokens/s here"):
-        table.add_column(heading, justify="right")
+    headings = ("page_size", "empty slots a request", "page table entries", "tokens/s here")
+    columns, rows = [Col(heading, "right") for heading in headings], []
     for page_size in (1, 4, 16, 64, 256):
         served = serve(page_size=page_size, max_cached_tokens=16384)
         empty = served["waste"]["reserved"] / served["at_once"]
-        table.add_row(str(page_size), f"{empty:.1f}", f"{served['entries']:.0f}", f"{served['speed']:,.0f}")
-    lesson.show(table)
+        rows.append([str(page_size), f"{empty:.1f}", f"{served['entries']:.0f}", f"{served['speed']:,.0f}"])
+    lesson.show(Drawing(lambda canvas: table(canvas, columns, rows)))
 
 
 if __name__ == "__main__":

@@ -34,3 +34,11 @@ def __getattr__(name: str) -> Any:
     import importlib
 
     return getattr(importlib.import_module(_HOMES[name]), name)
+
+
+# A process that an engine with a learner's functions has started has them too; see minillm/learn/swap.py. By name,
+# because nothing of the engine depends on that room: only who asks for it through the environment does.
+if os.environ.get("MINILLM_MINE"):
+    import importlib
+
+    importlib.import_module("minillm.learn.swap").swap_from_environment()

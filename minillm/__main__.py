@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from minillm.cli import bench
+from minillm.cli import bench, learn
 from minillm.cli.guard import GuardedGroup
 from minillm.cli.options import (
     Break,
@@ -33,6 +33,7 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 app.add_typer(bench.app, name="bench")
+app.add_typer(learn.app, name="learn")
 
 
 @app.callback()

@@ -3,6 +3,7 @@
 import argparse
 import sys
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, NoReturn
 
 from rich.console import RenderableType
@@ -10,7 +11,9 @@ from rich.padding import Padding
 from rich.rule import Rule
 from rich.text import Text
 
+from minillm.debug.views.drawing import Drawing
 from minillm.debug.views.theme import make_console
+from minillm.learn.todo import Todo
 
 
 class Lesson:
@@ -32,9 +35,11 @@ class Lesson:
             self._header()
             from minillm.debug.stops import arm
 
-            with arm(self.options.break_at, self.options.break_when, self.options.log):
+            with arm(self.options.break_at, self.options.break_when, self.options.log), self._mine():
                 main()
             status = 0
+        except Todo as todo:
+            status = self._stop(str(todo.first()), 1)
         except KeyboardInterrupt:
             status = self._stop("Stopped.", 130)
         except BrokenPipeError:  # the reader of our output has gone: `| head`
@@ -44,13 +49,21 @@ class Lesson:
             status = self._stop(str(error), 2)
         sys.exit(status)
 
+    def _mine(self) -> AbstractContextManager[None]:
+        """With --mine: the learner's functions, for as long as the lesson runs."""
+        if not self.options.mine:
+            return nullcontext()
+        from minillm.learn.lesson_mine import lesson_on_mine
+
+        return lesson_on_mine(f"{self.number:02}", self.say)
+
     def llm(self, **settings: Any) -> Any:
         """The engine with these settings, on the model that the reader chose. Says what it makes."""
         from minillm import LLM
 
         given = {name: value for name, value in settings.items() if value is not None}
         shown = ", ".join([repr(self.options.model), *(f"{name}={value!r}" for name, value in given.items())])
-        self.console.print(Text(f"LLM({shown})", style="title"), soft_wrap=True)
+        self.console.print(Text(f"LLM({shown})", style="title"))
         return LLM(self.options.model, **given)
 
     def quiet_llm(self, **settings: Any) -> Any:
@@ -65,7 +78,9 @@ class Lesson:
         if self._parts > 1:
             self.wait()
         self.console.print()
-        self.console.print(Rule(Text(f"{self._parts}. {title}", style="title"), align="left", style="note"))
+        heading = Text(f"{self._parts}. {title}", style="title")
+        rule = Rule(heading, align="left", style="note")
+        self.console.print(Drawing(lambda canvas: rule if heading.cell_len + 4 <= canvas.width else heading))
         self.console.print()
 
     def say(self, text: str) -> None:
@@ -112,5 +127,6 @@ class Lesson:
         add("--break-when", metavar="CONDITION", help="stop only if this is true, as in --break-when 'request.id == 2'")
         add("--log", metavar="PROBES", help="print a line at these probes and go on, as in --log 'scheduler.*'")
         add("--step", action="store_true", help="wait for Enter between the parts")
+        add("--mine", action="store_true", help="run on your own functions, in my/exNN.py (python -m minillm learn)")
         add("--plain", action="store_true", help="no colours, no control codes, lines and marks in ASCII")
         return parser.parse_args()

@@ -83,7 +83,16 @@ def legend_text(
     return in_a_row(parts, canvas.width)
 
 
-class _PlainConsole(Console):
+class _Console(Console):
+    def on_broken_pipe(self) -> None:
+        """The reader of our output has gone, as in ``| head``: end quietly, and not as a failure."""
+        try:
+            super().on_broken_pipe()
+        except SystemExit:
+            raise SystemExit(0) from None
+
+
+class _PlainConsole(_Console):
     """A console that says it knows only ASCII: rich then draws its own lines with it, and so do our marks."""
 
     @property
@@ -100,4 +109,4 @@ def make_console(plain: bool = False, width: int | None = None, **options: Any) 
     settings: dict[str, Any] = {"width": width, "highlight": False, "emoji": False, "theme": Theme(STYLES), **options}
     if plain:
         settings |= {"color_system": None, "force_terminal": False, "force_interactive": False}
-    return _PlainConsole(**settings) if plain else Console(**settings)
+    return _PlainConsole(**settings) if plain else _Console(**settings)

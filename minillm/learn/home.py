@@ -1,0 +1,39 @@
+"""Where things are: the clone with its lessons and checkpoints, and the learner's own folder in it."""
+
+import os
+from pathlib import Path
+
+import minillm
+
+NO_CLONE = """\
+there are no exercises here: their tests are part of the repository, not of the installed package. Get a clone of
+it, and in its folder run
+    python3 scripts/start.py lesson 01"""
+
+
+def clone() -> Path:
+    """The repository: around the current folder, else around this package."""
+    for folder in (Path.cwd(), *Path.cwd().parents, Path(minillm.__file__).resolve().parent.parent):
+        if (folder / "lessons").is_dir() and (folder / "tests" / "checkpoints").is_dir():
+            return folder
+    raise FileNotFoundError(NO_CLONE)
+
+
+def my_folder() -> Path:
+    """The learner's folder: ``my/`` in the clone (git ignores it), or the one that MINILLM_MY names."""
+    if named := os.environ.get("MINILLM_MY"):
+        return Path(named).resolve()
+    try:
+        return clone() / "my"
+    except FileNotFoundError:
+        return Path.cwd() / "my"
+
+
+def my_file(number: str) -> Path:
+    """``my/ex03.py``: the learner's functions of lesson "03"."""
+    return my_folder() / f"ex{number}.py"
+
+
+def shown(path: Path) -> str:
+    """A path as the learner would type it: short if it lies below the current folder."""
+    return os.path.relpath(path) if path.is_relative_to(Path.cwd()) else str(path)

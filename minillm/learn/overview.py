@@ -1,0 +1,100 @@
+"""What the learner sees between the exercises: the list with what is next, a started file, a hint."""
+
+from pathlib import Path
+
+from rich.console import Console
+from rich.text import Text
+
+from minillm.learn.home import my_file, shown
+from minillm.learn.mine import MineError, read_mine
+from minillm.learn.progress import Progress
+from minillm.learn.stub import is_stub
+from minillm.learn.tasks import Task, lesson_tasks, tasks
+
+
+def overview(console: Console) -> None:
+    """Every exercise with how it stands, and the command to go on with."""
+    progress = Progress()
+    lesson = ""
+    for task in tasks().values():
+        if task.lesson != lesson:
+            lesson = task.lesson
+            console.print(Text(f"{lesson[:2]}  {lesson[3:].replace('_', ' ')}", style="title"))
+        mark, words, style = _standing(task, progress, fancy=console.encoding.startswith("utf"))
+        console.print(
+            Text.assemble("    ", (mark, style), f" {task.id}  {task.title}", (f"  {words}" if words else "", "note"))
+        )
+    done = sum(progress.done(id) for id in tasks())
+    console.print(f"\n{done} of {len(tasks())} done. Next: {_next(progress)}", soft_wrap=True)
+
+
+def _standing(task: Task, progress: Progress, fancy: bool) -> tuple[str, str, str]:
+    """Mark, words and style."""
+    notes = ["peeked"] if progress.peeked(task.id) else []
+    if count := progress.hints(task.id):
+        notes.append(f"{count} hint{'s' if count > 1 else ''}")
+    if progress.done(task.id):
+        return ("✓" if fancy else "x"), ", ".join(["done", *notes]), "good"
+    started = my_file(task.number).exists()
+    return ("○" if fancy else "o") if started else " ", ", ".join([*(["started"] if started else []), *notes]), "note"
+
+
+def _next(progress: Progress) -> str:
+    """What has been started comes first."""
+    left = [task for task in tasks().values() if not progress.done(task.id)]
+    for task in left:
+        if my_file(task.number).exists():
+            return f"write {task.id} in {shown(my_file(task.number))}, then: python -m minillm learn check {task.id}"
+    return f"python -m minillm learn {f'start {left[0].number}' if left else 'race 01'}"
+
+
+def started(number: str, path: Path, new: bool, console: Console) -> None:
+    """What `start` did, and how to go on."""
+    chosen = lesson_tasks(number)
+    if new:
+        console.print(f"{shown(path)} is there: {len(chosen)} of the engine's functions for you to write.")
+        for task in chosen:
+            console.print(Text(f"  {task.id}  {task.title}: {task.qualname}"), soft_wrap=True)
+        console.print(f"Check them at every save: python -m minillm learn watch {chosen[0].number}", soft_wrap=True)
+        return
+    console.print(f"{shown(path)} is there already and stays as it is: {_written(chosen)}.", soft_wrap=True)
+    console.print(f"To begin one again: python -m minillm learn reset {chosen[0].id}", soft_wrap=True)
+
+
+def _written(chosen: list[Task]) -> str:
+    """``2 of 5 written``; a file that is no Python says so."""
+    try:
+        text = read_mine(chosen[0].number).text
+    except MineError as error:
+        return str(error)
+    there = sum(not is_stub(text, task) for task in chosen)
+    return f"{there} of {len(chosen)} written"
+
+
+def started_tasks() -> list[Task]:
+    """The tasks of all lessons that have a file. ValueError if none has."""
+    found = [task for task in tasks().values() if my_file(task.number).exists()]
+    if not found:
+        raise ValueError("nothing has been started yet; begin with: python -m minillm learn start 01")
+    return found
+
+
+def hint(task: Task, console: Console) -> None:
+    """The next hint, after those that were shown; from the last one on, all of them and where to read on."""
+    progress = Progress()
+    count = min(progress.hints(task.id) + 1, len(task.hints))
+    console.print(Text(f"{task.id}  {task.title}: {task.qualname}", style="title"))
+    for number, text in enumerate(task.hints[:count], 1):
+        console.print(Text(f"hint {number} of {len(task.hints)}", style="note"))
+        console.print(Text("\n".join("  " + line for line in text.splitlines())), soft_wrap=True)
+    if count < len(task.hints):
+        console.print(f"\nOne more: python -m minillm learn hint {task.id}", soft_wrap=True)
+    else:
+        probes = ",".join(task.probes)
+        console.print(
+            f"\nThat is all of them. See it run: python -m minillm lesson {task.number} --break {probes}\n"
+            f"Read: {task.chapter}. The engine's own: python -m minillm learn diff {task.id}",
+            soft_wrap=True,
+        )
+    progress.task(task.id)["hints"] = count
+    progress.save()

@@ -1,0 +1,63 @@
+"""The learner's functions of a lesson against the engine's own: the same tokens, and how fast?"""
+
+import time
+from contextlib import nullcontext
+
+from rich.console import Console
+from rich.text import Text
+
+from minillm.debug.views.compare import before_after
+from minillm.learn.home import my_file
+from minillm.learn.mine import MineError, blame
+from minillm.learn.swap import mine, plain_kernels
+from minillm.learn.tasks import Task
+from minillm.learn.todo import Todo
+
+ROUNDS = 3  # each side's best counts; they take turns
+
+
+def race(tasks: list[Task], console: Console, max_tokens: int = 48) -> bool:
+    """Print both; whether the tokens are the same."""
+    names = ", ".join(task.id for task in tasks)
+    console.print(Text(f"Your {names} against the engine's own, both with plain torch kernels", style="title"))
+    times: dict[str, list[float]] = {"engine": [], "yours": []}
+    tokens: dict[str, list[list[int]]] = {}
+    _serve(4)  # warm up
+    for _ in range(ROUNDS):
+        for side in times:
+            with mine(tasks) if side == "yours" else nullcontext():
+                try:
+                    seconds, tokens[side] = _serve(max_tokens)
+                except Todo:
+                    raise
+                except Exception as error:
+                    raise MineError(blame(error, my_file(tasks[0].number))) from error
+            times[side].append(seconds)
+    speeds = [sum(map(len, tokens[side])) / min(times[side]) for side in times]
+    rows = [("tokens/s", *speeds, "", "higher"), ("time for all", *(min(t) for t in times.values()), "s", "lower")]
+    console.print(before_after(rows, before="the engine's own", after="yours"))
+    return _same(tokens["engine"], tokens["yours"], console)
+
+
+def _serve(max_tokens: int) -> tuple[float, list[list[int]]]:
+    """Seconds for the workload, and the tokens of each request."""
+    from minillm.learn.workload import ROOMY, add_requests, make_engine
+
+    with plain_kernels():
+        engine = make_engine(**ROOMY)
+    requests = add_requests(engine, max_tokens)
+    start = time.perf_counter()
+    while engine.has_requests:
+        engine.step()
+    return time.perf_counter() - start, [request.output_ids for request in requests]
+
+
+def _same(engine: list[list[int]], yours: list[list[int]], console: Console) -> bool:
+    for request, (a, b) in enumerate(zip(engine, yours)):
+        if a != b:
+            place = next((i for i, pair in enumerate(zip(a, b)) if pair[0] != pair[1]), min(len(a), len(b)))
+            text = f"Other tokens: request {request}'s answer differs from its token {place} on."
+            console.print(Text(text, style="warn"))
+            return False
+    console.print(Text(f"The same {sum(map(len, engine))} tokens.", style="good"))
+    return True

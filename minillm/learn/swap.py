@@ -1,0 +1,136 @@
+"""The learner's functions in the engine's place, for as long as a ``with`` lasts.
+
+A method is set on its class, so instances that are alive have it at once, and classes that inherit it too. A function
+is exchanged in every module that has imported it by name. Both are undone at the end.
+
+Another process starts with the engine as it is. So the environment says whose functions are in (MINILLM_MINE), and
+``import minillm`` reads it: whatever process the engine starts, the functions are there before the engine is.
+
+Compiled kernels do by themselves what some of these functions do, and would never call them. While functions are
+swapped in, ``"auto"`` therefore means the plain kernels in torch, and attention that goes with them.
+"""
+
+import importlib
+import os
+import sys
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, contextmanager
+from types import ModuleType
+from typing import Any
+
+from minillm.learn.home import my_folder
+from minillm.learn.mine import functions_of, load
+from minillm.learn.tasks import Task, task
+
+PLAIN = {"kernels": "torch", "attention_backend": "reference"}  # the settings that every exercise is run with
+VARIABLE = "MINILLM_MINE"  # ids of the tasks that child processes swap in: "3.1,3.2"
+_MISSING = object()
+
+
+@contextmanager
+def mine(tasks: Iterable[Task]) -> Iterator[None]:
+    """Inside, these tasks' functions are those of the learner's files, here and in processes that are started here."""
+    tasks = list(tasks)
+    functions: dict[str, Any] = {}
+    for number in dict.fromkeys(one.number for one in tasks):
+        functions |= functions_of(load(number), [one for one in tasks if one.number == number])
+    with swapped(functions), _told_to_children(tasks):
+        yield
+
+
+@contextmanager
+def _told_to_children(tasks: list[Task]) -> Iterator[None]:
+    told = {VARIABLE: ",".join(one.id for one in tasks), "MINILLM_MY": str(my_folder())}
+    before = {name: os.environ.get(name) for name in told}
+    os.environ.update(told)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
+
+
+@contextmanager
+def swapped(functions: dict[str, Any]) -> Iterator[None]:
+    """Inside, each target (``module:Class.name``) is the function given for it."""
+    with ExitStack() as stack:
+        stack.enter_context(plain_kernels())
+        for target, function in functions.items():
+            stack.enter_context(_put(target, function))
+        yield
+
+
+@contextmanager
+def plain_kernels() -> Iterator[None]:
+    """Inside, kernels="auto" means torch's; attention_backend="auto" then means the reference."""
+    from minillm.kernels.choose import choose_kernels
+
+    def choose_plain(name: str, device: Any, dtype: Any) -> Any:
+        return choose_kernels("torch" if name == "auto" else name, device, dtype)
+
+    with _put("minillm.kernels.choose:choose_kernels", choose_plain):
+        yield
+
+
+def swap_from_environment() -> None:
+    """Called by ``import minillm`` where MINILLM_MINE is set; this process keeps the functions until its end."""
+    ids = [id.strip() for id in os.environ.get(VARIABLE, "").split(",") if id.strip()]
+    _for_good.enter_context(mine(task(id) for id in ids))
+
+
+_for_good = ExitStack()
+
+
+@contextmanager
+def _put(target: str, function: Any) -> Iterator[None]:
+    module_name, _, qualname = target.partition(":")
+    class_name, _, name = qualname.rpartition(".")
+    module = importlib.import_module(module_name)
+    with _on_class(getattr(module, class_name), name, function) if class_name else _in_modules(module, name, function):
+        yield
+
+
+@contextmanager
+def _on_class(home: type, name: str, function: Any) -> Iterator[None]:
+    before = vars(home).get(name, _MISSING)
+    setattr(home, name, function)
+    try:
+        yield
+    finally:
+        if before is _MISSING:
+            delattr(home, name)
+        else:
+            setattr(home, name, before)
+
+
+@contextmanager
+def _in_modules(home: ModuleType, name: str, function: Any) -> Iterator[None]:
+    """Wherever the function is held by any name. A module that is imported meanwhile finds the new one, and is
+    searched at the end."""
+    before = getattr(home, name)
+    _exchange(before, function)
+    setattr(home, name, function)
+    try:
+        yield
+    finally:
+        _exchange(function, before)
+        setattr(home, name, before)
+
+
+def _exchange(old: Any, new: Any) -> None:
+    """Every name, and every entry of the engine's tables of functions, that holds ``old`` holds ``new``."""
+    # In the learner's own file names mean what they say: a function there may wrap the engine's.
+    own = {name for f in (old, new) if (name := str(getattr(f, "__module__", ""))).startswith("my_ex")}
+    for module in list(sys.modules.values()):
+        names = getattr(module, "__dict__", None)
+        if not isinstance(names, dict) or names.get("__name__") in own:
+            continue
+        for name, value in list(names.items()):
+            if value is old:
+                names[name] = new
+            elif type(value) is dict and module.__name__.startswith("minillm."):
+                for key in [key for key, held in value.items() if held is old]:
+                    value[key] = new
