@@ -23,6 +23,12 @@ hypothesis.settings.register_profile("minillm", derandomize=True, deadline=None,
 hypothesis.settings.load_profile("minillm")
 
 
+if os.environ.get("MINILLM_BREAK") or os.environ.get("MINILLM_LOG"):
+    from minillm.debug.stops import arm_from_environment
+
+    arm_from_environment()  # an engine would do it when it is made; a test of the scheduler alone makes none
+
+
 @pytest.fixture(autouse=True)
 def _same_random_numbers() -> None:
     """Seed torch before each test, as pytest-randomly does `random` and numpy; a test without torch imports none."""

@@ -4,6 +4,8 @@ Both debuggers are told to stop at the next line *of that frame*. Neither this f
 way: the learner lands in the engine, with the engine's own variables.
 """
 
+import builtins
+import importlib
 import pdb
 import sys
 from pathlib import Path
@@ -14,9 +16,12 @@ from minillm.debug.catalogue import catalogue
 from minillm.debug.probes import Event
 from minillm.debug.short import short
 
+HELPERS = "where(request, position), why(request), shapes(), pages(), table(), disarm()"
+
 
 def stop(event: Event, when: str | None = None) -> None:
     """Stop where ``event`` came from, as soon as its probe has returned. ``when`` is the condition that held."""
+    offer_helpers()
     if attached():
         print(header(event, when), file=sys.stderr, flush=True)
         _stop_attached(event.frame)
@@ -30,6 +35,17 @@ def attached() -> bool:
     return debugpy is not None and debugpy.is_client_connected()
 
 
+def offer_helpers() -> None:
+    """Make the helpers of `minillm.debug.console` known wherever the program stops, without an import.
+
+    They become builtins: pdb and VS Code's debug console both look there last, and no frame's variables change. They
+    are taken in by name because they know the engine, and stand floors above this file.
+    """
+    console = importlib.import_module("minillm.debug.console")
+    for name in console.__all__:
+        setattr(builtins, name, getattr(console, name))
+
+
 def header(event: Event, when: str | None = None) -> str:
     """What a learner must know on arrival: which probe, what happens there, what it was given."""
     file, line = Path(event.frame.f_code.co_filename).name, event.frame.f_lineno
@@ -40,6 +56,7 @@ def header(event: Event, when: str | None = None) -> str:
     lines += [f"   {key} = {short(value)}" for key, value in event.values.items()]
     if when:
         lines.append(f"   stopped because: {when}")
+    lines.append(f"   ask: {HELPERS}")
     return "\n".join(lines)
 
 
@@ -90,6 +107,12 @@ class _Pdb(pdb.Pdb):
         if sys.stdin is None or sys.stdin.closed:
             self._end("because there is no input to take commands from")
         super().interaction(*args, **kwargs)
+
+    def do_where(self, arg: str) -> Any:
+        """w(here): the stack, the newest frame last. where(request, position): the page and slot of a token."""
+        if arg.startswith("("):
+            return self.default(f"where{arg}")
+        return super().do_where(arg)
 
     def do_look(self, _arg: str) -> None:
         """look: what to watch at the probe that stopped last, and what must be true there, tried now."""

@@ -5,6 +5,7 @@ the code itself: ``MINILLM_BREAK="kv.*" python ...`` stops at each probe of that
 the statement after it, in VS Code if that is attached and in pdb otherwise. A log point prints a line and goes on.
 """
 
+import builtins
 import difflib
 import os
 import sys
@@ -29,12 +30,23 @@ class Armed:
     def close(self) -> None:
         while self.listeners:
             self.listeners.pop().close()
+        if self in _all_armed:
+            _all_armed.remove(self)
 
     def __enter__(self) -> "Armed":
         return self
 
     def __exit__(self, *_exc: object) -> None:
         self.close()
+
+
+_all_armed: list[Armed] = []
+
+
+def disarm() -> None:
+    """Take away every breakpoint and log point, whoever set it: from here the program runs through to its end."""
+    for armed in _all_armed.copy():
+        armed.close()
 
 
 def arm(break_at: str | Iterable[str] | None, when: str | None = None, log: str | Iterable[str] | None = None) -> Armed:
@@ -58,6 +70,8 @@ def arm(break_at: str | Iterable[str] | None, when: str | None = None, log: str 
                 stop(event, when)
 
         armed.listeners.append(listen(stops, callback))
+    if armed.listeners:
+        _all_armed.append(armed)
     return armed
 
 
@@ -75,6 +89,9 @@ def arm_from_environment() -> Armed:
             given = ", ".join(f"{name}={os.environ[name]!r}" for name in names if os.environ.get(name))
             raise ValueError(f"{error}\n(from the environment: {given})") from None
     return _from_environment
+
+
+_BUILTINS = dict(vars(builtins))  # Python's own; the first stop adds the debug console's helpers to the live ones
 
 
 class Condition:
@@ -99,7 +116,7 @@ class Condition:
         frame = event.frame
         special = {"event": event.name, "name": event.name, "step": event.step}
         # One flat dictionary: names inside a comprehension are looked up among the globals only.
-        names = {**frame.f_globals, **frame.f_locals, **special, **event.values}
+        names = {**frame.f_globals, **frame.f_locals, **special, **event.values, "__builtins__": _BUILTINS}
         try:
             return bool(eval(self._code, names))
         except Exception as error:

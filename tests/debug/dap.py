@@ -17,54 +17,43 @@ from typing import Any
 
 import psutil
 
-TIMEOUT = 90.0  # seconds for anything: slow machines are no failure, hanging is
+TIMEOUT = 200.0  # seconds for anything: slow machines are no failure, hanging is
 
 
-class Session:
-    """A script under debugpy, and the editor's end of the line to it. Leaves no process behind."""
+class Client:
+    """The editor's end of the line: starts what opens a port for it, and connects. Leaves no process behind."""
 
-    def __init__(self, script: Path, *arguments: str, environment: dict[str, str], folder: Path) -> None:
+    def __init__(self, command: list[str], environment: dict[str, str], folder: Path) -> None:
         # With port 0 the system chooses, and debugpy's adapter writes down what.
         self._endpoints = folder / "endpoints.json"
+        self.environment = {**os.environ, **environment, "DEBUGPY_ADAPTER_ENDPOINTS": str(self._endpoints)}
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "debugpy", "--listen", "127.0.0.1:0", "--wait-for-client", str(script), *arguments],
-            env={**os.environ, **environment, "DEBUGPY_ADAPTER_ENDPOINTS": str(self._endpoints)},
+            [sys.executable, "-m", *command],
+            env=self.environment,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
-            text=True,
+            encoding="utf-8",
         )
         self._socket: socket.socket | None = None
-        self._events: deque[dict[str, Any]] = deque()
-        self._answers: dict[int, dict[str, Any]] = {}
-        self._number = 0
         try:
-            self._socket = socket.create_connection(("127.0.0.1", self._port()), timeout=TIMEOUT)
-            self._stream = self._socket.makefile("rwb")
+            self.connect(self._port())
         except BaseException:
             self.close()
             raise
 
-    def attach(self, **arguments: Any) -> None:
-        """The handshake of an editor without breakpoints of its own. The program runs once it is done."""
-        self.ask("initialize", adapterID="test", pathFormat="path", linesStartAt1=True)
-        attached = self._send("attach", {"justMyCode": False, **arguments})  # answered only after configurationDone
-        self.event("initialized")
-        self.ask("configurationDone")
-        self._answer(attached)
+    def connect(self, port: int) -> None:
+        self._events: deque[dict[str, Any]] = deque()
+        self._answers: dict[int, dict[str, Any]] = {}
+        self._number = 0
+        self._socket = socket.create_connection(("127.0.0.1", port), timeout=TIMEOUT)
+        self._stream = self._socket.makefile("rwb")
 
     def stopped(self) -> "Stop":
         return Stop(self, self.event("stopped")["body"])
 
     def go_on(self, stop: "Stop") -> None:
         self.ask("continue", threadId=stop.thread)
-
-    def ended(self) -> tuple[int, str]:
-        """Wait for the program's end: its exit code and what it printed."""
-        self.event("terminated")
-        self.ask("disconnect")
-        output, _ = self.process.communicate(timeout=TIMEOUT)
-        return self.process.returncode, output
 
     def ask(self, command: str, **arguments: Any) -> dict[str, Any]:
         """Send a request and wait for its answer's body."""
@@ -92,7 +81,7 @@ class Session:
                 continue
         self.process.communicate()
 
-    def __enter__(self) -> "Session":
+    def __enter__(self) -> "Client":
         return self
 
     def __exit__(self, *_exc: object) -> None:
@@ -100,10 +89,7 @@ class Session:
 
     def _send(self, command: str, arguments: dict[str, Any]) -> int:
         self._number += 1
-        message = {"seq": self._number, "type": "request", "command": command, "arguments": arguments}
-        body = json.dumps(message).encode()
-        self._stream.write(b"Content-Length: %d\r\n\r\n%s" % (len(body), body))
-        self._stream.flush()
+        self.write(seq=self._number, type="request", command=command, arguments=arguments)
         return self._number
 
     def _answer(self, number: int) -> dict[str, Any]:
@@ -124,6 +110,17 @@ class Session:
             self._events.append(message)
         elif message["type"] == "response":
             self._answers[message["request_seq"]] = message
+        else:
+            self.serve(message["command"], message["arguments"], message["seq"])
+
+    def serve(self, command: str, arguments: dict[str, Any], number: int) -> None:
+        """What debugpy asks of the editor. An attached one is asked nothing."""
+        raise AssertionError(f"debugpy asks for {command}({arguments})")
+
+    def write(self, **message: Any) -> None:
+        body = json.dumps(message).encode()
+        self._stream.write(b"Content-Length: %d\r\n\r\n%s" % (len(body), body))
+        self._stream.flush()
 
     def _port(self) -> int:
         def written() -> int | None:
@@ -134,10 +131,33 @@ class Session:
         return _wait(written)
 
 
+class Session(Client):
+    """A script under debugpy that waits for an editor to attach."""
+
+    def __init__(self, script: Path, *arguments: str, environment: dict[str, str], folder: Path) -> None:
+        command = ["debugpy", "--listen", "127.0.0.1:0", "--wait-for-client", str(script), *arguments]
+        super().__init__(command, environment, folder)
+
+    def attach(self, **arguments: Any) -> None:
+        """The handshake of an editor without breakpoints of its own. The program runs once it is done."""
+        self.ask("initialize", adapterID="test", pathFormat="path", linesStartAt1=True)
+        attached = self._send("attach", {"justMyCode": False, **arguments})  # answered only after configurationDone
+        self.event("initialized")
+        self.ask("configurationDone")
+        self._answer(attached)
+
+    def ended(self) -> tuple[int, str]:
+        """Wait for the program's end: its exit code and what it printed."""
+        self.event("terminated")
+        self.ask("disconnect")
+        output, _ = self.process.communicate(timeout=TIMEOUT)
+        return self.process.returncode, output
+
+
 class Stop:
     """Where a program stands still."""
 
-    def __init__(self, session: Session, body: dict[str, Any]) -> None:
+    def __init__(self, session: Client, body: dict[str, Any]) -> None:
         self._session, self.thread, self.reason = session, body["threadId"], body["reason"]
         self.frames = session.ask("stackTrace", threadId=self.thread)["stackFrames"]
 
