@@ -73,6 +73,8 @@ def compare(workload: Workload, folder: Path, rounds: int) -> Comparison:
     theirs = load_transformers(workload, folder)
     say(f"{workload.name}: warm-up")
     same = agreement(ours(), theirs())
+    gc.collect()
+    gc.freeze()  # what both have loaded is not searched for garbage again and again while one of them is timed
     times: tuple[list[float], list[float]] = ([], [])
     for turn in range(rounds):
         for side, run in enumerate((ours, theirs)):
@@ -80,6 +82,7 @@ def compare(workload: Workload, folder: Path, rounds: int) -> Comparison:
             run()
             times[side].append(time.perf_counter() - start)
         say(f"{workload.name}: round {turn + 1} of {rounds}: {times[0][-1]:.2f} s, transformers {times[1][-1]:.2f} s")
+    gc.unfreeze()
     mine, other = (summary(workload, side, weights_read) for side in times)
     return Comparison(workload, mine, other, same)
 
