@@ -32,10 +32,10 @@ def test_every_room_has_its_floor() -> None:
 
 
 def test_every_direct_dependency_is_pinned() -> None:
-    """What scripts/start.py installs for the lessons and the tests is the same everywhere, down to the version."""
+    """What scripts/start.py installs for lessons, tests and site is the same everywhere, down to the version."""
     project = (ROOT / "pyproject.toml").read_text(encoding="utf-8").partition("[project]")[2]
     wanted = set()
-    for table in ("dependencies", "dev"):
+    for table in ("dependencies", "dev", "docs"):
         listed = re.search(rf"^{table} = \[(.*?)^\]", project, flags=re.MULTILINE | re.DOTALL)
         assert listed, table
         wanted |= {name.lower() for name in re.findall(r'^\s*"([\w-]+)', listed[1], flags=re.MULTILINE)}

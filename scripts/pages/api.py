@@ -1,0 +1,73 @@
+"""The API pages: one for the interface, one for each room, each naming its modules for mkdocstrings to read."""
+
+import ast
+from pathlib import Path
+
+from pages.piece import COMMAND, ROOT, Piece
+
+# Room -> what it is, in the order in which a request meets them.
+ROOMS = {
+    "engine": "One step: schedule, run the model, sample, commit. And what fits into memory.",
+    "scheduler": "Who runs in the next step, with how many tokens.",
+    "kvcache": "Where keys and values live: the pages' book-keeper, and the tensors behind them.",
+    "attention": "Attention over paged keys and values, by several backends with one interface.",
+    "models": "The architectures, and how weights get into them.",
+    "layers": "What models are made of.",
+    "quantization": "How a linear layer's weights are held.",
+    "lora": "Adapters: one base model, many small changes to it.",
+    "kernels": "The small functions under every layer: compiled, and their twins in plain PyTorch.",
+    "parallel": "Several devices as one.",
+    "server": "The OpenAI server, its processes and messages.",
+    "learn": "Lessons and exercises: what they share.",
+    "debug": "Probes, breakpoints, recordings.",
+    "bench": "Measurements.",
+}
+INTERFACE = ("LLM", "SamplingParams", "RequestOutput", "CompletionOutput", "EngineConfig")
+
+
+def pieces() -> list[Piece]:
+    return [interface(), *(room(name) for name in ROOMS if modules(name))]
+
+
+def interface() -> Piece:
+    homes = exported()
+    rooms = [f"| [{name}]({name}.md) | {what} |" for name, what in ROOMS.items() if modules(name)]
+    text = [
+        "# The interface",
+        "What `from minillm import ...` gives, and what most programs need. Everything else lives in a room of its own;"
+        " upper rooms import lower ones, never the other way round.",
+        "\n".join(["| room | what is in it |", "| --- | --- |", *rooms]),
+        *(f"::: {homes[name]}.{name}" for name in INTERFACE if name in homes),
+    ]
+    return page("index", text)
+
+
+def room(name: str) -> Piece:
+    parts = [f"::: {module}\n    options:\n      show_root_full_path: true" for module in modules(name)]
+    return page(name, [f"# {name}", ROOMS[name], *parts])
+
+
+def page(name: str, parts: list[str]) -> Piece:
+    header = "---\nsearch:\n  boost: 0.5\n---"
+    footer = f"<!-- {COMMAND} wrote this -->"
+    return Piece(f"docs/api/{name}.md", "\n\n".join([header, *parts, footer]) + "\n")
+
+
+def modules(room: str) -> list[str]:
+    """The room's modules that define anything, by name; what draws the lessons' pictures is of no use elsewhere."""
+    folder = ROOT / "minillm" / room
+    return [f"minillm.{room}.{path.stem}" for path in sorted(folder.glob("*.py")) if defines(path)]
+
+
+def defines(path: Path) -> bool:
+    kinds = (ast.ClassDef, ast.FunctionDef)
+    body = ast.parse(path.read_text(encoding="utf-8")).body
+    return any(isinstance(node, kinds) and not node.name.startswith("_") for node in body)
+
+
+def exported() -> dict[str, str]:
+    """Each name that ``minillm`` gives, and the module it is defined in."""
+    for node in ast.parse((ROOT / "minillm" / "__init__.py").read_text(encoding="utf-8")).body:
+        if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name) and node.targets[0].id == "_HOMES":
+            return ast.literal_eval(node.value)
+    raise ValueError("minillm/__init__.py has no _HOMES")

@@ -1,0 +1,102 @@
+"""The glossary: every word of minillm/assets/glossary, by topic and by letter, with vLLM's and SGLang's names."""
+
+import html
+import re
+from collections import defaultdict
+from typing import Any
+
+import yaml
+from pages.piece import ROOT, Piece, anchor, generated
+
+FOLDER = ROOT / "minillm" / "assets" / "glossary"
+ONLY_OURS = ("max_cached_tokens",)  # settings that vLLM has not; the others have its names
+# File -> the topic's title, in the order of the lessons.
+TOPICS = {
+    "basics": "Basics: text, tokens, sampling",
+    "model": "The model",
+    "cache": "The KV cache",
+    "scheduling": "Scheduling and measuring",
+    "engine": "The engine",
+    "kernels": "Kernels and speed",
+    "compression": "Compression, experts and adapters",
+    "serving": "Serving",
+}
+
+
+def pieces() -> list[Piece]:
+    topics = {name: entries(name) for name in topic_names()}
+    everything = [entry for found in topics.values() for entry in found]
+    parts = [by_topic(topics), by_letter(everything)]
+    for name, found in topics.items():
+        parts += [f"## {title(name)} {{ #topic-{name} }}", *(term(entry) for entry in found)]
+    return [generated("glossary.md", "\n\n".join(parts)), generated("settings.md", settings())]
+
+
+def topic_names() -> list[str]:
+    there = sorted(path.stem for path in FOLDER.glob("*.yaml"))
+    return [name for name in TOPICS if name in there] + [name for name in there if name not in TOPICS]
+
+
+def title(name: str) -> str:
+    return TOPICS.get(name, name.capitalize())
+
+
+def entries(name: str) -> list[dict[str, Any]]:
+    found = yaml.safe_load((FOLDER / f"{name}.yaml").read_text(encoding="utf-8"))
+    return sorted(found, key=lambda entry: entry["term"].lower())
+
+
+def by_topic(topics: dict[str, list[dict[str, Any]]]) -> str:
+    links = [f"[{title(name)}](#topic-{name}) ({len(found)})" for name, found in topics.items()]
+    return "**By topic:** " + " · ".join(links)
+
+
+def by_letter(everything: list[dict[str, Any]]) -> str:
+    """A folded list of all words; the letters are shown before it."""
+    letters = defaultdict(list)
+    for entry in sorted(everything, key=lambda entry: entry["term"].lower()):
+        letters[entry["term"][0].upper()].append(f"[{words(entry['term'])}](#{anchor(entry['term'])})")
+    lines = [f'??? note "By letter: all {len(everything)} words"', ""]
+    for letter, links in letters.items():
+        lines += [f"    **{letter}** &nbsp; {' · '.join(links)}", ""]
+    return "\n".join(lines)
+
+
+def term(entry: dict[str, Any]) -> str:
+    lines = [f"### {words(entry['term'])} {{ #{anchor(entry['term'])} }}", "", words(entry["answer"]).strip()]
+    names = [
+        f"{label}: {name_of(entry[key])}" for key, label in (("vllm", "vLLM"), ("sglang", "SGLang")) if key in entry
+    ]
+    if names:
+        lines += ["", f'<p class="names">{" &nbsp;·&nbsp; ".join(names)}</p>']
+    if entry.get("see"):
+        links = ", ".join(f"[{words(target)}](#{anchor(target)})" for target in entry["see"])
+        lines += ["", f"See also: {links}", "{ .see }"]
+    return "\n".join(lines)
+
+
+def words(text: str) -> str:
+    """Plain words as Markdown: nothing in them means anything to it."""
+    return re.sub(r"([*_`\[\]<>|#])", r"\\\1", text)
+
+
+def name_of(text: str) -> str:
+    """A name as code; a remark after it stays a remark."""
+    name, bracket, remark = text.partition(" (")
+    names = ", ".join(f"<code>{html.escape(part)}</code>" for part in name.split(", "))
+    return names + (f" ({html.escape(remark)}" if bracket else "")
+
+
+def settings() -> str:
+    """The table of settings that other engines call by another name, from the aliases in minillm/config.py."""
+    source = (ROOT / "minillm" / "config.py").read_text(encoding="utf-8")
+    ours: dict[str, dict[str, str]] = defaultdict(dict)
+    for alias, name, engine in re.findall(r'^    "(\w+)": "(\w+)",  # (vLLM|SGLang)$', source, flags=re.MULTILINE):
+        ours[name][engine] = alias
+    rows = ["| minillm | vLLM | SGLang |", "| --- | --- | --- |"]
+    for name, others in sorted(ours.items()):
+        vllm = others.get("vLLM", "" if name in ONLY_OURS else name)
+        rows.append(
+            "| " + " | ".join(f"`{word}`" if word else "" for word in (name, vllm, others.get("SGLang"))) + " |"
+        )
+    return "\n".join(rows)
