@@ -43,8 +43,8 @@ def main() -> None:
     reserved(engine)
 
     lesson.end(
-        "Watch one request's keys go in: [bold]--break kv.store --break-when 'layer == 0'[/].",
-        "Before you run it, say how long the first step takes if the prompt is twice as long; then the second step.",
+        "Watch keys and values go in, in the first layer only: [bold]--break kv.store --break-when 'layer == 0'[/].",
+        "Before you run it with max_tokens=320 instead of 160: how much longer will the whole answer take, each way?",
         "Any model's numbers, from its config alone: [bold]python -m minillm memory nano-llama[/].",
         "Lesson 03 cuts the cache into pages.",
     )

@@ -45,10 +45,11 @@ def main() -> None:
     page_sizes()
 
     lesson.end(
-        "Stop at every new page: [bold]--break kv.allocate[/]. Look at [bold]request.pages[/] and [bold]pool[/].",
+        "Stop at every new page: [bold]--break kv.allocate[/]. Look at [bold]request.pages[/] and [bold]self.pool[/].",
         "Only for the second request: [bold]--break kv.allocate --break-when 'request.id == 1'[/].",
-        "Every decision as a line, without stopping: [bold]--log 'kv.*,scheduler.*'[/].",
-        "Change num_pages=48 to 12 in this file, and watch requests wait for pages.",
+        "Every decision as a line, without stopping: [bold]--log 'kv.allocate,kv.free,scheduler.*'[/].",
+        """Change num_pages=48 to 16 in this file: now a request has to wait for pages, and later one must give its
+        pages back. [bold]--log 'scheduler.wait,scheduler.preempt'[/] says which.""",
     )
 
 
@@ -225,8 +226,9 @@ def page_sizes() -> None:
     from minillm.debug.views.table import Col, table
 
     lesson.say(
-        """A small page wastes less at a request's end; a large one makes page tables shorter and memory easier to read.
-        In between lies what engines use: 16 is common, and some GPU kernels want more."""
+        """A small page wastes less at a request's end; a large one makes page tables shorter. In between lies
+        what engines use: 16 is common, and some GPU kernels want more. Empty slots and entries are means over the
+        requests."""
     )
     headings = ("page_size", "empty slots a request", "page table entries", "tokens/s here")
     columns, rows = [Col(heading, "right") for heading in headings], []

@@ -1,7 +1,9 @@
 """What holds for every test: no network, one thread a worker, the same random numbers, no GPU tests without a GPU."""
 
 import os
+import signal
 import sys
+import threading
 from typing import TYPE_CHECKING
 
 import hypothesis
@@ -17,6 +19,11 @@ if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ["OMP_NUM_THREADS"] = (
         "1"  # the workers are the parallelism; threads on top of them only get in each other's way
     )
+
+# A program started in the background may have been told to ignore Ctrl-C, and those that it starts inherit that; tests
+# press it.
+if threading.current_thread() is threading.main_thread():
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # The same examples in every run: a test that fails is then one that the last change broke.
 hypothesis.settings.register_profile("minillm", derandomize=True, deadline=None, print_blob=True)

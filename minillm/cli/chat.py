@@ -25,7 +25,7 @@ def run(model: str, params: SamplingParams, settings: dict[str, Any], system: st
         note(f"{model}; /help lists the commands, Ctrl-D ends")
     while (line := read_line()) is not None:
         command = line.strip()
-        if command == "/exit":
+        if command in ("/exit", "/quit", "exit", "quit"):
             return
         if command == "/reset":
             session.reset()

@@ -15,6 +15,8 @@ def run(
 ) -> None:
     """Answer all prompts in one batch; a line of statistics goes to stderr. ``chat`` None: if the model knows how."""
     prompts = [read_stdin() if prompt == "-" else prompt for prompt in prompts]
+    if not all(prompt.strip() for prompt in prompts):
+        raise ValueError("a prompt is empty; give it some text, or - to read standard input")
     llm = LLM(model, **settings)
     printer = Printer(prompts, stream)
     finals: list[RequestOutput] = []
@@ -34,7 +36,10 @@ def run(
 
 
 def read_stdin() -> str:
-    text = sys.stdin.read().rstrip("\n")
+    try:
+        text = sys.stdin.buffer.read().decode("utf-8").rstrip("\n")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"the prompt is -, which reads standard input, but that is no UTF-8 text ({error})") from None
     if not text:
         raise ValueError("the prompt is -, which reads standard input, but there was nothing in it")
     return text

@@ -21,7 +21,7 @@ Break = Annotated[
     list[str] | None, typer.Option("--break", metavar="PROBE", help='Stop at these probes, such as "kv.*".')
 ]
 BreakWhen = Annotated[
-    str | None, typer.Option("--break-when", metavar="EXPR", help='Stop only when this holds, such as "7 in pages".')
+    str | None, typer.Option("--break-when", metavar="EXPR", help='Stop only when this holds, such as "2 in pages".')
 ]
 Log = Annotated[list[str] | None, typer.Option("--log", metavar="PROBE", help="Print at these probes and go on.")]
 

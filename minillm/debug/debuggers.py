@@ -13,7 +13,7 @@ from types import FrameType
 from typing import Any, NoReturn
 
 from minillm.debug.catalogue import catalogue
-from minillm.debug.probes import Event
+from minillm.debug.probes import Event, silence
 from minillm.debug.short import short
 
 HELPERS = "where(request, position), why(request), shapes(), pages(), table(), disarm()"
@@ -140,6 +140,7 @@ class _Pdb(pdb.Pdb):
 
     def _end(self, why: str) -> NoReturn:
         self.set_quit()
+        silence()  # what cleans up on the way out comes by probes too, and must not stop there again
         self.message(f"\nminillm: the program ends here, {why}")
         raise SystemExit(0)
 

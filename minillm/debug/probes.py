@@ -96,6 +96,12 @@ def listen(patterns: str | tuple[str, ...] | list[str], callback: Callable[[Even
     return listener
 
 
+def silence() -> None:
+    """From here on nobody listens to anything."""
+    _listeners.clear()
+    _refresh()
+
+
 def set_step(step: int) -> None:
     """The engine says which step has begun; events carry the number."""
     global _current_step

@@ -121,5 +121,5 @@ def _verdict(task: Task, outcomes: list[Outcome]) -> str:
     if "failed" in states:
         return f"{states.count('passed')} of {len(states)} pass. A hint: python -m minillm learn hint {task.id}"
     left_out = [name for _, name in probes_left_out(read_mine(task.number), [task])]
-    advice = f" Its probe {', '.join(left_out)} is missing: the lesson shows less of it." if left_out else ""
+    advice = f" Without its probes ({', '.join(left_out)}) the lesson shows less of it." if left_out else ""
     return f"done.{advice} Race it: python -m minillm learn race {task.number}"

@@ -1,6 +1,7 @@
 """`minillm generate`: what it prints, and how it ends."""
 
 import signal
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -101,3 +102,31 @@ def test_answers_come_out_in_the_order_of_their_prompts(capsys: pytest.CaptureFi
         if finished and id == 5:
             assert capsys.readouterr().out == "[1] a\n1"
     assert capsys.readouterr().out == "2\n\n[2] b\nxy\n"
+
+
+def test_an_empty_prompt_is_refused(minillm: Run, checkpoint: str) -> None:
+    for prompt in ("", "  "):
+        done = minillm("generate", prompt, "--model", checkpoint)
+        assert (done.returncode, done.stdout) == (2, "")
+        assert "prompt is empty" in done.stderr and "Traceback" not in done.stderr
+
+
+def test_input_that_is_no_text_is_refused(start: Callable[..., Any], checkpoint: str) -> None:
+    running = start("generate", "-", "--model", checkpoint)
+    out, err = running.communicate(b"\xff\xfe", timeout=120)
+    assert (running.returncode, out) == (2, b"")
+    assert b"no UTF-8 text" in err and b"Traceback" not in err
+
+
+def test_quitting_the_debugger_ends_though_pages_are_still_given_back(minillm: Run, checkpoint: str) -> None:
+    done = minillm("generate", "hello", "--model", checkpoint, "--max-tokens", "3", "--break", "kv.*", stdin="q\n" * 9)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("the program ends here") == 1
+
+
+def test_the_snippet_of_the_readme_prints_answers() -> None:
+    readme = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
+    snippet = readme.partition("```python\n")[2].partition("```")[0]
+    done = subprocess.run([sys.executable, "-c", snippet], capture_output=True, text=True, timeout=240)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("A radix cache is a prefix cache") and "return" in done.stdout
