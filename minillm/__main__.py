@@ -4,6 +4,7 @@ Nothing heavy is imported up here, so that ``--help`` answers at once.
 """
 
 import sys
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -17,9 +18,11 @@ from minillm.cli.options import (
     MaxTokens,
     Model,
     PageSize,
+    RecordFile,
     Seed,
     Setting,
     Temperature,
+    TimelineFile,
     TopK,
     TopP,
 )
@@ -67,15 +70,19 @@ def generate(
     break_at: Break = None,
     break_when: BreakWhen = None,
     log: Log = None,
+    record: RecordFile = None,
+    timeline: TimelineFile = None,
 ) -> None:
     """Answer one prompt, or several in one batch."""
     from minillm.cli.generate import run
     from minillm.cli.options import arm_stops, parse_settings
+    from minillm.debug.timeline import kept
     from minillm.request import SamplingParams
 
     arm_stops(break_at, break_when, log)
     params = SamplingParams(temperature, top_p, top_k, seed, max_tokens)
-    run(prompts, model, params, parse_settings(settings), stream=stream, chat=chat)
+    with kept(record, timeline):
+        run(prompts, model, params, parse_settings(settings), stream=stream, chat=chat)
 
 
 @app.command()
@@ -139,6 +146,21 @@ def probes(pattern: Annotated[str, typer.Argument(help='Which ones, such as "kv.
     from minillm.cli.probes import run
 
     run(pattern)
+
+
+@app.command()
+def replay(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="What --record wrote.")],
+    step: Annotated[int | None, typer.Option(metavar="N", help="Print this step and end.")] = None,
+    engine: Annotated[int | None, typer.Option(help="If the program made several: only the first, second, ...")] = None,
+    plain: Annotated[
+        bool, typer.Option("--plain", help="Print one step (the last, or --step) in ASCII, and end.")
+    ] = False,
+) -> None:
+    """Go through a recorded run, step by step: queues, batch, page map."""
+    from minillm.cli.replay import run
+
+    run(file, step, engine, plain)
 
 
 # Everything after the lesson's number is the lesson's own, --help too.

@@ -2,6 +2,7 @@
 
 import ast
 import re
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -24,6 +25,12 @@ BreakWhen = Annotated[
     str | None, typer.Option("--break-when", metavar="EXPR", help='Stop only when this holds, such as "2 in pages".')
 ]
 Log = Annotated[list[str] | None, typer.Option("--log", metavar="PROBE", help="Print at these probes and go on.")]
+RecordFile = Annotated[
+    Path | None, typer.Option("--record", metavar="FILE", help="Write what happens, for: minillm replay FILE.")
+]
+TimelineFile = Annotated[
+    Path | None, typer.Option("--timeline", metavar="FILE", help="Write a time line for https://ui.perfetto.dev.")
+]
 
 
 def parse_settings(pairs: list[str] | None) -> dict[str, Any]:

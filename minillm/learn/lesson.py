@@ -34,8 +34,11 @@ class Lesson:
         try:
             self._header()
             from minillm.debug.stops import arm
+            from minillm.debug.timeline import kept
 
-            with arm(self.options.break_at, self.options.break_when, self.options.log), self._mine():
+            told = self.options
+            stops, keeps = arm(told.break_at, told.break_when, told.log), kept(told.record, told.timeline)
+            with stops, keeps, self._mine(), self._quiz():
                 main()
             status = 0
         except Todo as todo:
@@ -56,6 +59,14 @@ class Lesson:
         from minillm.learn.lesson_mine import lesson_on_mine
 
         return lesson_on_mine(f"{self.number:02}", self.say)
+
+    def _quiz(self) -> AbstractContextManager[Any]:
+        """With --quiz: questions while the lesson runs."""
+        if not self.options.quiz:
+            return nullcontext()
+        from minillm.learn.quiz import quiz
+
+        return quiz(self.number, self.console)
 
     def llm(self, **settings: Any) -> Any:
         """The engine with these settings, on the model that the reader chose. Says what it makes."""
@@ -126,7 +137,10 @@ class Lesson:
         add("--break", dest="break_at", metavar="PROBES", help=f"stop at these probes, as in --break '{self.breaks}'")
         add("--break-when", metavar="CONDITION", help="stop only if this is true, as in --break-when 'request.id == 2'")
         add("--log", metavar="PROBES", help="print a line at these probes and go on, as in --log 'scheduler.*'")
+        add("--record", metavar="FILE", help="write what happens, to look at with: python -m minillm replay FILE")
+        add("--timeline", metavar="FILE", help="write a time line to open in https://ui.perfetto.dev")
         add("--step", action="store_true", help="wait for Enter between the parts")
         add("--mine", action="store_true", help="run on your own functions, in my/exNN.py (python -m minillm learn)")
+        add("--quiz", action="store_true", help="say at some probes what comes next, and see what does")
         add("--plain", action="store_true", help="no colours, no control codes, lines and marks in ASCII")
         return parser.parse_args()

@@ -1,0 +1,82 @@
+"""``minillm replay``: go through a recorded run; without a terminal, print one step of it."""
+
+import io
+import os
+import sys
+from pathlib import Path
+
+from rich.console import Console, Group, RenderableType
+from rich.text import Text
+
+from minillm.debug.recording import read_recording
+from minillm.debug.replay import Frame, frames
+from minillm.debug.views.batch_table import batch_table
+from minillm.debug.views.page_map import page_map
+from minillm.debug.views.theme import STYLES, make_console, tag
+from minillm.request import Request
+
+
+def run(path: Path, step: int | None, engine: int | None, plain: bool) -> None:
+    """Show the recording: the whole of it in a terminal, else one step."""
+    recording = read_recording(path)
+    shown = [frame for frame in frames(recording.records) if engine in (None, frame.engine)]
+    at = find(shown, step)
+    talks = sys.stdin.isatty() and sys.stdout.isatty() and os.environ.get("TERM") != "dumb"
+    if shown and step is None and not plain and talks:
+        from minillm.cli.replay_app import ReplayApp
+
+        ReplayApp(shown, recording.cut).run()
+        return
+    console = make_console(plain)
+    if recording.cut:
+        console.print(Text(recording.cut, STYLES["warn"]), soft_wrap=True)
+    console.print(draw(shown, at) if shown else "No step was recorded.")
+
+
+def find(shown: list[Frame], step: int | None, near: int = 0) -> int:
+    """Where that step is, in the engine of the frame ``near`` if it has one; the last of all without a number."""
+    if step is None or not shown:
+        return len(shown) - 1
+    places = [i for i, frame in enumerate(shown) if frame.step == step]
+    if not places:
+        first, last = min(frame.step for frame in shown), max(frame.step for frame in shown)
+        raise ValueError(f"no step {step} was recorded; there are steps {first} to {last}")
+    return next((i for i in places if shown[i].engine == shown[near].engine), places[0])
+
+
+def draw(shown: list[Frame], at: int) -> RenderableType:
+    """One step: its number, the queues, the batch, the page map."""
+    frame = shown[at]
+    last = max(one.step for one in shown if one.engine == frame.engine)
+    several = f", engine {frame.engine}" if len({one.engine for one in shown}) > 1 else ""
+    head = Text(f"step {frame.step} of {last}{several}, {frame.time:.3f} s after the start", STYLES["title"])
+    if not frame.whole:
+        head.append("; not ended: what follows was only planned", STYLES["warn"])
+    running = frame.running
+    queues = [
+        _queue("waiting", frame.waiting),
+        _queue("running", running),
+        _queue("finished", frame.finished, reasons=True),
+    ]
+    sampled = Text("sampled   ", STYLES["note"])
+    for request_id, token in frame.tokens.items():
+        sampled.append_text(tag(request_id)).append(f" {token}  ")
+    table = batch_table(frame.plan, [*running, *frame.waiting], frame.token_budget)
+    after = [sampled, Text()] if frame.tokens else [Text()]
+    return Group(head, Text(), *queues, Text(), table, *after, page_map(frame.pool, running, frame.written))
+
+
+def _queue(name: str, requests: list[Request], reasons: bool = False) -> Text:
+    """``waiting   A B C``: the oldest first."""
+    text = Text(f"{name:<10}", STYLES["note"])
+    for request in requests[:20]:
+        text.append_text(tag(request.id)).append(f" {request.finish_reason}  " if reasons else " ")
+    return text.append(f"... {len(requests)}" if len(requests) > 20 else "" if requests else "nobody")
+
+
+def as_text(drawing: RenderableType, width: int) -> Text:
+    """What a console of that width would show, with its colours."""
+    file = io.StringIO()
+    console: Console = make_console(width=width, file=file, force_terminal=True, color_system="truecolor")
+    console.print(drawing)
+    return Text.from_ansi(file.getvalue())

@@ -1,0 +1,93 @@
+"""Reading a recording back: its events as they were written, and the engine's own objects made from them again."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from minillm.debug.recorder import FORMAT, VERSION, Record
+from minillm.request import Request, RequestState, SamplingParams
+from minillm.scheduler.plan import Joining, PlanRow, StepPlan
+
+
+@dataclass
+class Recording:
+    """The events of a run. ``cut``: in words, where the file ends before its time; empty if it does not."""
+
+    records: list[Record]
+    cut: str = ""
+
+
+def read_recording(path: Path) -> Recording:
+    """All that can be read of it. ValueError if it is no recording, or one that another version wrote."""
+    try:
+        lines = path.read_bytes().split(b"\n")
+    except OSError as error:
+        raise ValueError(f"cannot read {path}: {error.strerror}") from None
+    _check_header(path, lines[0])
+    found = Recording([])
+    for number, line in enumerate(lines[1:], 2):
+        if not line.strip():
+            continue
+        entry = _parse(line)
+        if not _is_record(entry):
+            found.cut = f"{path} is cut or damaged at line {number}; what stands before it is shown"
+            break
+        found.records.append(entry)
+    return found
+
+
+def _check_header(path: Path, line: bytes) -> None:
+    header = _parse(line)
+    if not isinstance(header, dict) or header.get("format") != FORMAT:
+        raise ValueError(f"{path} is no recording of minillm; make one with --record FILE")
+    if header.get("version") != VERSION:
+        raise ValueError(
+            f"{path} is a recording of version {header.get('version')!r}, and this minillm reads version {VERSION}; "
+            "make it again with --record"
+        )
+
+
+def _parse(line: bytes) -> Any:
+    try:
+        return json.loads(line)
+    except ValueError:  # no JSON, or no UTF-8
+        return None
+
+
+def _is_record(entry: Any) -> bool:
+    kinds: dict[str, Any] = {"name": str, "engine": int, "step": int, "time": (int, float), "values": dict}
+    return isinstance(entry, dict) and all(isinstance(entry.get(key), kind) for key, kind in kinds.items())
+
+
+def request_of(data: Record) -> Request:
+    """A request as it was, with zeros for its tokens: only their number was kept."""
+    return Request(
+        id=data["id"],
+        prompt_ids=[0] * data["prompt_tokens"],
+        params=_UNKNOWN,
+        max_tokens=0,
+        seed=0,
+        output_ids=[0] * data["output_tokens"],
+        num_computed=data["num_computed"],
+        pages=list(data["pages"]),
+        seat=data["seat"],
+        state=RequestState(data["state"]),
+        finish_reason=data["finish_reason"],
+        num_preemptions=data["num_preemptions"],
+    )
+
+
+def plan_of(data: Record) -> StepPlan:
+    """A step's plan as it was, without the tokens themselves."""
+    rows = [
+        PlanRow(
+            row["request_id"], row["seat"], row["start"], row["count"], [], row["new_pages"], row["num_pages"],
+            row["samples"], Joining(_UNKNOWN, 0) if row["joins"] else None,
+        )
+        for row in data["rows"]
+    ]  # fmt: skip
+    return StepPlan(data["step"], rows, data["preempted"])
+
+
+_UNKNOWN = SamplingParams()

@@ -1,0 +1,84 @@
+"""How the quiz reads an answer from the engine: each function gets the question's facts and a later event."""
+
+from minillm.debug.probes import Event
+from minillm.debug.views.theme import letter
+from minillm.learn.questions import Facts
+from minillm.scheduler.scheduler import Scheduler
+
+
+def tokens_of_step(_facts: Facts, event: Event, _scheduler: Scheduler) -> int:
+    return event.plan.num_tokens
+
+
+def rows_of_step(_facts: Facts, event: Event, _scheduler: Scheduler) -> int:
+    return len(event.plan.rows)
+
+
+def tokens_of_request(facts: Facts, event: Event, _scheduler: Scheduler) -> int | None:
+    return next((row.count for row in event.plan.rows if row.request_id == facts["id"]), None)
+
+
+def pages_in_use(_facts: Facts, _event: Event, scheduler: Scheduler) -> int:
+    return scheduler.pool.num_used
+
+
+def pages_taken(_facts: Facts, event: Event, _scheduler: Scheduler) -> int:
+    return sum(len(row.new_pages) for row in event.plan.rows)
+
+
+def takes_a_page(_facts: Facts, event: Event, _scheduler: Scheduler) -> bool:
+    return any(row.new_pages for row in event.plan.rows)
+
+
+def page_handed_out(_facts: Facts, event: Event, _scheduler: Scheduler) -> int:
+    return event.pages[0]
+
+
+def pages_handed_out(facts: Facts, event: Event, _scheduler: Scheduler) -> int | None:
+    return len(event.pages) if event.request.id == facts["id"] else None
+
+
+def somebody_joins(_facts: Facts, event: Event, _scheduler: Scheduler) -> bool:
+    return any(row.joins for row in event.plan.rows)
+
+
+def admitted(_facts: Facts, event: Event, _scheduler: Scheduler) -> str:
+    return letter(event.request.id)
+
+
+def preempted(_facts: Facts, event: Event, _scheduler: Scheduler) -> str:
+    return letter(event.plan.preempted[0])
+
+
+def got_a_token(facts: Facts, event: Event, _scheduler: Scheduler) -> bool:
+    return facts["id"] in event.result.tokens
+
+
+def steps_it_took(facts: Facts, event: Event, _scheduler: Scheduler) -> int | None:
+    return event.step - facts["step"] if event.request.id == facts["id"] else None
+
+
+def longest_context(_facts: Facts, event: Event, _scheduler: Scheduler) -> int:
+    return max(event.batch.context_lens)
+
+
+def slot_of_row(facts: Facts, event: Event, _scheduler: Scheduler) -> int:
+    """The slot of the request's first token in this step, from the tensor that the model gets."""
+    index = [row.request_id for row in event.rows].index(facts["id"])
+    return int(event.batch.slots[sum(event.batch.query_lens[:index])])
+
+
+def vectors_kept(_facts: Facts, event: Event, _scheduler: Scheduler) -> int:
+    return len(event.hidden)
+
+
+def scores_of_a_row(_facts: Facts, event: Event, _scheduler: Scheduler) -> int:
+    return event.logits.shape[1]
+
+
+def candidates_left(facts: Facts, event: Event, _scheduler: Scheduler) -> int:
+    return int((event.probs[facts["row"]] > 0).sum())
+
+
+def is_first_choice(_facts: Facts, event: Event, _scheduler: Scheduler) -> bool:
+    return int(event.tokens[0]) == int(event.logits[0].argmax())

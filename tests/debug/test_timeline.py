@@ -1,0 +1,141 @@
+"""The time line is a trace that opens: well formed, in order, and every request's lane tells its whole life."""
+
+import json
+from collections import Counter, defaultdict
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tiny import Oracle
+from workload import make_engine
+
+from minillm.debug.probes import Event, listen, probe
+from minillm.debug.recording import read_recording
+from minillm.debug.timeline import chrome_trace, kept
+from minillm.engine.engine import Engine
+from minillm.request import SamplingParams
+
+Trace = list[dict[str, Any]]
+REQUESTS = 5
+
+
+def crowded(folder: Path) -> Engine:
+    """Seats, pages and a token budget that are too small: chunks, waits and preemptions."""
+    engine = make_engine(folder, page_size=4, num_pages=14, max_num_seqs=3, max_num_batched_tokens=12)
+    for i in range(REQUESTS):
+        params = SamplingParams(temperature=0, max_tokens=10 + 3 * i, ignore_eos=True)
+        engine.add_request([5 + i] * (8 + 4 * i), params)
+    return engine
+
+
+@pytest.fixture(scope="module")
+def run(oracle: Oracle, tmp_path_factory: pytest.TempPathFactory) -> tuple[Trace, Counter[str], Path]:
+    """The time line of a run, how often each probe was heard in it, and its recording."""
+    folder, heard = tmp_path_factory.mktemp("timeline"), Counter[str]()
+
+    def hear(event: Event) -> None:
+        heard[event.name] += 1
+        if event.name == "scheduler.plan":
+            heard["rows"] += len(event.plan.rows)
+
+    with kept(folder / "run.jsonl", folder / "run.json"), listen("*", hear):
+        engine = crowded(oracle.folder)
+        while engine.has_requests:
+            engine.step()
+    assert not probe.on and heard["scheduler.preempt"], "a run that shows too little"
+    return json.loads((folder / "run.json").read_text(encoding="utf-8"))["traceEvents"], heard, folder / "run.jsonl"
+
+
+def lanes(trace: Trace) -> dict[tuple[int, int], Trace]:
+    found = defaultdict(list)
+    for event in trace:
+        if event["ph"] in "Xi":
+            found[event["pid"], event["tid"]].append(event)
+    return found
+
+
+def slices(lane: Trace) -> Trace:
+    return [event for event in lane if event["ph"] == "X"]
+
+
+def well_formed(trace: Trace) -> None:
+    named = {(e["pid"], e["tid"]) for e in trace if e["ph"] == "M" and e["name"] == "thread_name"}
+    for event in trace:
+        assert {"name", "ph", "pid", "tid", "ts"} <= set(event) and event["ph"] in "XiCM"
+        assert event["ts"] >= 0 and event.get("dur", 0) >= 0
+        assert ("dur" in event) == (event["ph"] == "X") and (event.get("s") == "t") == (event["ph"] == "i")
+        assert (event["pid"], event["tid"]) in named
+    for lane in lanes(trace).values():
+        assert [e["ts"] for e in lane] == sorted(e["ts"] for e in lane)
+        open_until: list[float] = []  # slices are apart, or one lies within the other
+        for event in slices(lane):
+            while open_until and open_until[-1] <= event["ts"] + 0.05:
+                open_until.pop()
+            assert not open_until or event["ts"] + event["dur"] <= open_until[-1] + 0.05
+            open_until.append(event["ts"] + event["dur"])
+
+
+def test_it_is_well_formed(run: tuple[Trace, Counter[str], Path]) -> None:
+    trace, heard, _ = run
+    well_formed(trace)
+    names = {e["args"]["name"] for e in trace if e["name"] == "thread_name"}
+    assert names == {"steps"} | {f"request {'ABCDE'[i]} ({i})" for i in range(REQUESTS)}
+    assert sum(e["ph"] == "C" for e in trace) == heard["scheduler.plan"]
+
+
+def test_every_step_has_its_three_parts(run: tuple[Trace, Counter[str], Path]) -> None:
+    trace, heard, _ = run
+    steps = lanes(trace)[1, 0]
+    assert Counter(e["name"] for e in steps if not e["name"].startswith("step ")) == dict.fromkeys(
+        ("schedule", "execute", "commit"), heard["engine.step"]
+    )
+    assert [e["name"] for e in steps if e["name"].startswith("step ")] == [
+        f"step {i + 1}" for i in range(heard["engine.step"])
+    ]
+
+
+def test_every_requests_lane_is_complete(run: tuple[Trace, Counter[str], Path]) -> None:
+    trace, heard, _ = run
+    found = lanes(trace)
+    requests = [found[1, i + 1] for i in range(REQUESTS)]
+    for lane in requests:
+        told = slices(lane)
+        assert told[0]["name"] == "waiting" and told[-1]["name"] == "decode"
+        # The gap between two slices is no longer than the engine was between them: it neither ran nor waited.
+        assert sum(e["name"] == "request.finish" for e in lane) == 1
+        assert max(e["ts"] + e["dur"] for e in told) <= max(e["ts"] + e.get("dur", 0) for e in found[1, 0])
+    kinds = Counter(e["name"] for lane in requests for e in lane)
+    assert kinds["waiting"] == REQUESTS and kinds["preempted"] == heard["scheduler.preempt"]
+    assert kinds["prefill"] + kinds["chunk"] + kinds["recompute"] + kinds["decode"] == heard["rows"]
+    assert kinds["chunk"] and kinds["kv.allocate"] == heard["kv.allocate"] and kinds["kv.free"] == heard["kv.free"]
+
+
+def test_a_recording_gives_the_same(run: tuple[Trace, Counter[str], Path]) -> None:
+    trace, _, recording = run
+    again = chrome_trace(read_recording(recording).records)["traceEvents"]
+    assert [(e["name"], e["ph"], e["tid"]) for e in again] == [(e["name"], e["ph"], e["tid"]) for e in trace]
+
+
+def test_a_run_that_breaks_off_still_has_one(oracle: Oracle, tmp_path: Path) -> None:
+    """A step cut short in the middle, an abort, requests that never ended."""
+
+    def cut(event: Event) -> None:
+        if event.step == 4:
+            raise KeyboardInterrupt
+
+    path = tmp_path / "run.json"
+    with pytest.raises(KeyboardInterrupt), kept(None, path), listen("batch.build", cut):
+        engine = crowded(oracle.folder)
+        engine.abort(4)
+        while engine.has_requests:
+            engine.step()
+    trace = json.loads(path.read_text(encoding="utf-8"))["traceEvents"]
+    well_formed(trace)
+    whole = {e["name"]: e["args"]["whole"] for e in trace if e["ph"] == "X" and e["name"].startswith("step ")}
+    assert whole == {"step 1": True, "step 2": True, "step 3": True, "step 4": False}
+    assert [e["name"] for e in slices(lanes(trace)[1, 5])] == ["waiting"]
+
+
+def test_nothing_is_asked_for() -> None:
+    with kept(None, None):
+        assert not probe.on
