@@ -97,16 +97,16 @@ class CpuKernels(TorchKernels):
     def interleave(self, weight: Tensor) -> Tensor:
         """``weight [N, K]`` -> ``[N / n, K, n]``: n outputs side by side, N padded with zeros (n depends on the CPU).
 
-        bfloat16 goes in pairs along K, as if two were one number of 4 bytes.
+        bfloat16 goes in pairs along K, as if two were one number of 4 bytes; an odd K gets a zero for the last pair.
         """
         n = self._library.interleaved_outputs()
-        groups = weight.contiguous().view(torch.float32)  # [N, K] or [N, K / 2]
+        groups = _whole_groups(weight).contiguous().view(torch.float32)  # [N, K] or [N, K / 2]
         padded = torch.nn.functional.pad(groups, (0, 0, 0, -weight.shape[0] % n))
         return padded.view(-1, n, groups.shape[1]).transpose(1, 2).contiguous()
 
     def linear(self, x: Tensor, interleaved: Tensor, bias: Tensor | None, out_features: int) -> Tensor:
         """``x [T, K]`` times a weight from `interleave`, plus ``bias [N]`` -> ``[T, N]``."""
-        x = x.contiguous()
+        x = _whole_groups(x).contiguous()
         rows, K = x.shape
         y = x.new_empty(rows, out_features)
         at_bias = bias.data_ptr() if bias is not None else None
@@ -135,6 +135,12 @@ class CpuKernels(TorchKernels):
             context_lens.data_ptr(), out.data_ptr(), R, H, num_kv_heads, D, page_size, scale,
         )  # fmt: skip
         return out
+
+
+def _whole_groups(x: Tensor) -> Tensor:
+    """``x [.., K]``, with a zero more where its rows are not whole groups of 4 bytes."""
+    over = x.shape[-1] * x.itemsize % 4
+    return torch.nn.functional.pad(x, (0, over // x.itemsize)) if over else x
 
 
 def load(dtype: torch.dtype) -> CpuKernels | None:

@@ -24,8 +24,8 @@ CPU = torch.device("cpu")
 def formats() -> list[tuple[LinearFormat, torch.dtype]]:
     found: list[tuple[LinearFormat, torch.dtype]] = []
     found += [(OneDnnFormat(), dtype) for dtype in (torch.float32, torch.bfloat16) if packing_works(dtype)]
-    kernels = cpu.load(torch.float32)
-    return found + ([(InterleavedFormat(kernels), torch.float32)] if kernels else [])
+    loaded = [(cpu.load(dtype), dtype) for dtype in (torch.float32, torch.bfloat16)]
+    return found + [(InterleavedFormat(one), dtype) for one, dtype in loaded if one and one.can_interleave(dtype)]
 
 
 FORMATS = formats()
