@@ -21,6 +21,12 @@ ALIASES = {
     "chunked_prefill_size": "max_num_batched_tokens",  # SGLang
     "max_total_tokens": "max_cached_tokens",  # SGLang
     "random_seed": "seed",  # SGLang
+    "schedule_policy": "scheduling_policy",  # SGLang
+}
+# The same for switches that others have as a yes or no: their name, ours, and what their True and False mean here.
+SWITCH_ALIASES = {
+    "enable_prefix_caching": ("prefix_cache", {True: "radix", False: "none"}),  # vLLM
+    "disable_radix_cache": ("prefix_cache", {True: "none", False: "radix"}),  # SGLang
 }
 
 
@@ -43,6 +49,10 @@ class EngineConfig:
     enable_chunked_prefill: a prompt may be computed over several steps; off, it waits for a step that takes it whole.
     long_prefill_token_threshold: most tokens of one prompt in one step; 0 is no limit but the budget.
     batching: "continuous" admits a request at any step, "static" only when nothing runs.
+    prefix_cache: "radix" shares the pages of equal beginnings between requests, "none" computes each prompt anew;
+        "auto" is "radix" wherever keys and values are reused at all.
+    scheduling_policy: who is admitted first: "fcfs" (who came first), "lpm" (who has most in the prefix cache), or
+        "priority".
     reuse_kv: off, every step forgets the cache and computes all tokens again: what a KV cache saves, seen.
     attention_backend: "auto", "reference" (plain torch), or "cpu" (compiled, decode reads pages in place).
     kernels: what computes between the matrix products: "auto", "torch", or "cpu" (compiled on this machine at first
@@ -67,6 +77,8 @@ class EngineConfig:
     enable_chunked_prefill: bool = True
     long_prefill_token_threshold: int = 0
     batching: str = "continuous"
+    prefix_cache: str = "none"
+    scheduling_policy: str = "fcfs"
     reuse_kv: bool = True
     attention_backend: str = "auto"
     kernels: str = "auto"
@@ -80,8 +92,12 @@ class EngineConfig:
         ours: dict[str, Any] = {}
         for name, value in settings.items():
             target = ALIASES.get(name, name)
+            if name in SWITCH_ALIASES:
+                target, meaning = SWITCH_ALIASES[name]
+                _one_of(name, value, tuple(meaning))
+                value = meaning[value]
             if target not in known:
-                near = difflib.get_close_matches(name, [*known, *ALIASES], n=1)
+                near = difflib.get_close_matches(name, [*known, *ALIASES, *SWITCH_ALIASES], n=1)
                 hint = f"; did you mean {near[0]!r}?" if near else f"; known settings: {', '.join(sorted(known))}"
                 raise ValueError(f"unknown engine setting {name!r}{hint}")
             if target in ours and ours[target] != value:
@@ -94,6 +110,14 @@ class EngineConfig:
     def __post_init__(self) -> None:
         _one_of("dtype", self.dtype, DTYPES)
         _one_of("batching", self.batching, ("continuous", "static"))
+        _one_of("prefix_cache", self.prefix_cache, ("auto", "radix", "none"))
+        _one_of("scheduling_policy", self.scheduling_policy, ("fcfs", "lpm", "priority"))
+        if self.prefix_cache == "auto":
+            self.prefix_cache = "radix" if self.reuse_kv else "none"
+        if self.prefix_cache == "radix" and not self.reuse_kv:
+            raise ValueError("prefix_cache is 'radix', but with reuse_kv=False no step finds what another computed")
+        if self.scheduling_policy == "lpm" and self.prefix_cache == "none":
+            raise ValueError("scheduling_policy is 'lpm', which orders by cached prefixes, but prefix_cache is 'none'")
         _one_of("attention_backend", self.attention_backend, ("auto", "reference", "cpu"))
         _one_of("kernels", self.kernels, ("auto", "torch", "cpu"))
         if self.page_size != "max_model_len":
@@ -226,9 +250,9 @@ def _rope_config(raw: dict[str, Any]) -> RopeConfig:
     return RopeConfig(theta=float(theta), type=kind, parameters=parameters)
 
 
-def _one_of(name: str, value: Any, choices: tuple[str, ...]) -> None:
+def _one_of(name: str, value: Any, choices: tuple[Any, ...]) -> None:
     if value not in choices:
-        raise ValueError(f"{name} is {value!r}; it must be one of {', '.join(choices)}")
+        raise ValueError(f"{name} is {value!r}; it must be one of {', '.join(map(str, choices))}")
 
 
 def _at_least(name: str, value: Any, least: int, meaning: str = "") -> None:

@@ -3,6 +3,7 @@
 import enum
 import math
 import numbers
+from collections.abc import Hashable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -64,6 +65,10 @@ class Request:
 
     num_computed: how many of its tokens have their keys and values in the cache.
     pages: its page table: page ``i`` holds tokens ``i * page_size`` to ``(i + 1) * page_size - 1``.
+    node, num_shareable: where its path in the prefix cache ends, and how many of its pages lie on it.
+    num_cached: prompt tokens that were found in the prefix cache when it was first admitted, None before that.
+    namespace: requests share prefixes only within one (vLLM: cache_salt).
+    priority: lower goes first, with ``scheduling_policy="priority"``. overtaken: how many later ones went before it.
     seat: its row in the runner's per-request arrays while it runs (SGLang: req_pool_idx), -1 otherwise.
     last_on_device: whether the runner still has its last token at that seat, so that a plan need not name it.
     stream: whether every new token is worth an output, or only the end.
@@ -79,6 +84,12 @@ class Request:
     output_ids: list[int] = field(default_factory=list)
     num_computed: int = 0
     pages: list[int] = field(default_factory=list)
+    node: Any = field(default=None, repr=False)
+    num_shareable: int = 0
+    num_cached: int | None = None
+    namespace: Hashable = None
+    priority: int = 0
+    overtaken: int = 0
     seat: int = -1
     last_on_device: bool = False
     stream: bool = False
@@ -149,3 +160,4 @@ class RequestOutput:
     prompt_token_ids: list[int]
     outputs: list[CompletionOutput]
     finished: bool
+    num_cached_tokens: int | None = None  # prompt tokens that the prefix cache had; None if it never ran

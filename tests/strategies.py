@@ -31,6 +31,8 @@ SWITCHES: dict[str, st.SearchStrategy[Any]] = {
     "enable_chunked_prefill": st.booleans(),
     "long_prefill_token_threshold": st.sampled_from([0, 0, 1, 5, 16]),
     "batching": st.sampled_from(["continuous", "static"]),
+    "prefix_cache": st.sampled_from(["radix", "radix", "none"]),
+    "scheduling_policy": st.sampled_from(["fcfs", "lpm", "priority"]),
     "reuse_kv": st.sampled_from([True, True, False]),
     "pack_weights": st.booleans(),
     "kernels": st.sampled_from(["auto", "torch"]),
@@ -55,6 +57,8 @@ def jobs(draw: st.DrawFn, aborts: bool = False) -> Job:
         top_p=1.0 if greedy else draw(st.sampled_from([1.0, 0.95, 0.5, 1e-6])),
         seed=None if greedy else draw(st.integers(0, 2**64)),
         stop=tuple(draw(st.lists(_ids, max_size=6))),
+        priority=draw(st.integers(-1, 1)),
+        salt=draw(st.sampled_from([None, None, None, "a"])),
     )
 
 
@@ -71,6 +75,10 @@ def make_feasible(chosen: dict[str, Any], workload: Sequence[Job], spare_pages: 
     page_size = MAX_MODEL_LEN if chosen["page_size"] == "max_model_len" else chosen["page_size"]
     needed = max(pages_for(job.longest, page_size) for job in workload)
     settings = {**chosen, "num_pages": needed + spare_pages}
+    if not settings["reuse_kv"]:
+        settings["prefix_cache"] = "none"
+    if settings["prefix_cache"] == "none" and settings["scheduling_policy"] == "lpm":
+        settings["scheduling_policy"] = "fcfs"
     if not (settings["enable_chunked_prefill"] and settings["reuse_kv"]):
         settings["max_num_batched_tokens"] = max(settings["max_num_batched_tokens"], MAX_MODEL_LEN)
     return settings

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from tiny import LLAMA, edit_json, make_llama, write_v4_config
 
-from minillm.config import ALIASES, EngineConfig, ModelConfig
+from minillm.config import ALIASES, SWITCH_ALIASES, EngineConfig, ModelConfig
 
 
 def test_defaults_are_possible_settings() -> None:
@@ -22,8 +22,26 @@ def test_every_alias_names_a_setting() -> None:
 
 @pytest.mark.parametrize("alias", sorted(ALIASES))
 def test_every_alias_sets_what_it_names(alias: str) -> None:
-    value: Any = {"model_path": "x", "mem_fraction_static": 0.25}.get(alias, 7)
+    value: Any = {"model_path": "x", "mem_fraction_static": 0.25, "schedule_policy": "priority"}.get(alias, 7)
     assert getattr(EngineConfig.from_settings(**{alias: value}), ALIASES[alias]) == value
+
+
+@pytest.mark.parametrize("alias", sorted(SWITCH_ALIASES))
+def test_every_switch_alias_means_one_of_our_values(alias: str) -> None:
+    target, meaning = SWITCH_ALIASES[alias]
+    for value, ours in meaning.items():
+        assert getattr(EngineConfig.from_settings(**{alias: value}), target) == ours
+    with pytest.raises(ValueError, match=f"{alias} is 'yes'"):
+        EngineConfig.from_settings(**{alias: "yes"})
+
+
+def test_the_prefix_cache_needs_kv_that_is_kept() -> None:
+    assert EngineConfig(prefix_cache="auto").prefix_cache == "radix"
+    assert EngineConfig(prefix_cache="auto", reuse_kv=False).prefix_cache == "none"
+    with pytest.raises(ValueError, match="reuse_kv=False"):
+        EngineConfig(prefix_cache="radix", reuse_kv=False)
+    with pytest.raises(ValueError, match="prefix_cache is 'none'"):
+        EngineConfig(prefix_cache="none", scheduling_policy="lpm")
 
 
 def test_the_same_setting_twice_under_two_names() -> None:

@@ -33,6 +33,8 @@ class Job:
     top_p: float = 1.0
     seed: int | None = None
     stop: tuple[int, ...] = ()
+    priority: int = 0
+    salt: str | None = None
 
     @property
     def params(self) -> SamplingParams:
@@ -88,7 +90,11 @@ def run_jobs(engine: Engine, jobs: Sequence[Job], after_step: Callable[[], None]
         for step in range(MOST_STEPS):
             for index, job in enumerate(jobs):
                 if job.arrives == step:
-                    requests[index] = engine.add_request(list(job.prompt), job.params)
+                    requests[index] = engine.add_request(
+                        {"prompt_token_ids": list(job.prompt), "cache_salt": job.salt},
+                        job.params,
+                        priority=job.priority,
+                    )
                     index_of[requests[index].id] = index
             for index, job in enumerate(jobs):
                 if job.aborted is not None and index in requests and step >= max(job.aborted, job.arrives):
@@ -109,9 +115,14 @@ def run_jobs(engine: Engine, jobs: Sequence[Job], after_step: Callable[[], None]
 
 
 def assert_idle(engine: Engine) -> None:
-    """Nothing runs, and nothing is lost: every page and every seat is free, no request is remembered."""
+    """Nothing runs, and nothing is lost: every page and every seat is free, no request is remembered.
+
+    What the prefix cache keeps may be forgotten now, and is."""
     engine.scheduler.check()
     assert not engine.has_requests
+    assert engine.pool.num_used == engine.scheduler.cache.num_evictable
+    engine.flush_cache()
+    engine.scheduler.check()
     assert engine.pool.num_used == 0, engine.pool
     assert sorted(engine.pool.free_pages) == list(range(engine.pool.num_pages))
     assert sorted(engine.scheduler.free_seats) == list(range(len(engine.scheduler.free_seats)))

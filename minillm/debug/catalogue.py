@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 PACKAGE = Path(__file__).resolve().parent.parent
-TOPICS = ("birth", "scheduling", "pages", "model", "attention", "sampling", "text")
+TOPICS = ("birth", "scheduling", "pages", "prefix cache", "model", "attention", "sampling", "text")
 
 
 @dataclass(frozen=True)

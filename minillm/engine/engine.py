@@ -16,6 +16,8 @@ from minillm.engine.runner import ModelRunner
 from minillm.hub import resolve_model
 from minillm.kernels.choose import choose_kernels
 from minillm.kvcache.pages import PagePool
+from minillm.kvcache.prefix import NoPrefixCache
+from minillm.kvcache.radix import RadixCache
 from minillm.kvcache.storage import KVCache
 from minillm.layers.build import LayerBuild
 from minillm.models.weights import build_model, load_weights
@@ -24,7 +26,10 @@ from minillm.request import CompletionOutput, Request, RequestOutput, SamplingPa
 from minillm.scheduler.scheduler import Scheduler
 from minillm.tokenizer import Tokenizer
 
-Prompt = str | Sequence[int] | dict[str, Any]  # text, token ids, or dict(prompt=...) / dict(prompt_token_ids=...)
+# Text, token ids, or a dict with "prompt" or "prompt_token_ids" and perhaps "cache_salt": requests with different salts
+# never share cached prefixes, so that nobody can learn from the time it takes what others asked (as in vLLM).
+Prompt = str | Sequence[int] | dict[str, Any]
+PROMPT_KEYS = {"prompt", "prompt_token_ids", "cache_salt"}
 
 
 class Engine:
@@ -56,7 +61,9 @@ class Engine:
         cache = KVCache(self.model_config, pool.num_pages, pool.page_size, heads, self.dtype, self.device)
         probe.on and probe("kv.create", cache=cache, pool=pool)
         backend = choose_backend(config.attention_backend, kernels)
-        self.scheduler = Scheduler(config, pool)
+        self.scheduler = Scheduler(
+            config, pool, RadixCache(pool) if config.prefix_cache == "radix" else NoPrefixCache()
+        )
         self.runner = ModelRunner(config, model, cache, backend, self.device)
         self._requests: dict[int, Request] = {}  # not finished yet
         self._detokenizers: dict[int, Detokenizer] = {}
@@ -75,7 +82,9 @@ class Engine:
     def has_requests(self) -> bool:
         return not self.scheduler.idle or bool(self._outbox)
 
-    def add_request(self, prompt: Prompt, params: SamplingParams | None = None, stream: bool = False) -> Request:
+    def add_request(
+        self, prompt: Prompt, params: SamplingParams | None = None, stream: bool = False, priority: int = 0
+    ) -> Request:
         """Queue a prompt. ValueError says what is wrong with it; then nothing was queued."""
         params = params or SamplingParams()
         text, token_ids = self._tokens_of(prompt)
@@ -92,6 +101,8 @@ class Engine:
                 () if params.ignore_eos else self.model_config.eos_token_ids
             ),
             stream=stream,
+            priority=priority,
+            namespace=prompt.get("cache_salt") if isinstance(prompt, dict) else None,
         )
         self.scheduler.add(request)
         self._next_id += 1
@@ -122,6 +133,10 @@ class Engine:
         probe.on and probe("engine.step", plan=plan, result=result, outputs=self._outbox, engine=self)
         return self._hand_out()
 
+    def flush_cache(self) -> None:
+        """Forget all cached prefixes. RuntimeError unless nothing runs and nothing waits."""
+        self.scheduler.flush_cache()
+
     def _hand_out(self) -> list[RequestOutput]:
         outputs, self._outbox = self._outbox, []
         return outputs
@@ -149,12 +164,14 @@ class Engine:
         completion = CompletionOutput(
             0, detokenizer.text, list(request.output_ids), request.finish_reason, request.stop_reason, delta=delta
         )
-        return RequestOutput(request.id, request.prompt, request.prompt_ids, [completion], request.finished)
+        return RequestOutput(
+            request.id, request.prompt, request.prompt_ids, [completion], request.finished, request.num_cached
+        )
 
     def _tokens_of(self, prompt: Prompt) -> tuple[str | None, list[int]]:
         if isinstance(prompt, dict):
-            if unknown := set(prompt) - {"prompt", "prompt_token_ids"}:
-                raise ValueError(f"prompt has unknown keys {sorted(unknown)}; known: prompt, prompt_token_ids")
+            if unknown := set(prompt) - PROMPT_KEYS:
+                raise ValueError(f"prompt has unknown keys {sorted(unknown)}; known: {', '.join(sorted(PROMPT_KEYS))}")
             text, token_ids = prompt.get("prompt"), prompt.get("prompt_token_ids")
             if token_ids is None:
                 return self._tokens_of(text)  # type: ignore[arg-type]

@@ -9,16 +9,20 @@ from collections import deque
 from minillm.config import EngineConfig
 from minillm.debug.probes import probe
 from minillm.kvcache.pages import PagePool, pages_for
+from minillm.kvcache.prefix import NoPrefixCache, PrefixCache
 from minillm.request import Request, RequestState
 from minillm.scheduler.plan import Joining, PlanRow, StepPlan, StepResult
+from minillm.scheduler.policy import POLICIES
 
 
 class Scheduler:
-    """Waiting requests in order of arrival, running ones in order of admission (oldest first)."""
+    """Waiting requests in the order of the policy, running ones in order of admission (oldest first)."""
 
-    def __init__(self, config: EngineConfig, pool: PagePool) -> None:
+    def __init__(self, config: EngineConfig, pool: PagePool, cache: PrefixCache | None = None) -> None:
         self.config = config
         self.pool = pool
+        self.cache = cache or NoPrefixCache()
+        self.policy = POLICIES[config.scheduling_policy]()
         self.waiting: deque[Request] = deque()
         self.running: list[Request] = []
         # Who runs holds a page at least, so more seats than pages are never taken.
@@ -30,6 +34,11 @@ class Scheduler:
     @property
     def idle(self) -> bool:
         return not self.waiting and not self.running
+
+    @property
+    def num_available(self) -> int:
+        """Pages that can be had: the free ones, and those that only the prefix cache keeps."""
+        return self.pool.num_free + self.cache.num_evictable
 
     def add(self, request: Request) -> None:
         """Queue a request. ValueError if it could never run, however long it waited."""
@@ -52,6 +61,7 @@ class Scheduler:
         may_admit = self.config.batching == "continuous" or not self.running
         probe.on and probe("scheduler.begin", scheduler=self, budget=budget)
         # 1. Running requests, oldest first. Whoever finds no page takes those of the youngest.
+        self.policy.sort_running(self.running)
         i = 0
         while i < len(self.running):
             request = self.running[i]
@@ -62,20 +72,24 @@ class Scheduler:
             i += 1
         # 2. If nobody had to leave: waiting requests.
         if may_admit and not plan.preempted:
+            self.policy.sort_waiting(self.waiting, self.cache)
             self.admit(plan, budget)
         probe.on and probe("scheduler.plan", plan=plan, scheduler=self)
         return plan
 
     def admit(self, plan: StepPlan, budget: int) -> None:
-        """Let waiting requests in, first come first served, while the token budget, seats and pages last.
+        """Let waiting requests in, from the front of the queue, while the token budget, seats and pages last. What the
+        prefix cache knows of a request (`_look_up`) need not be computed.
 
         Whoever is first in the queue and cannot come in yet keeps the others waiting: nobody is overtaken for ever.
         """
         while self.waiting and self.free_seats:
             request = self.waiting[0]
+            self._look_up(request)
             count = self._chunk(request, budget)
-            if count == 0 or self._lacking(request, count) > self.pool.num_free:
+            if count == 0 or self._lacking(request, count) > self.num_available:
                 probe.on and probe("scheduler.wait", request=request, why=self.why(request, budget))
+                self._give_back(request)
                 break
             probe.on and probe("scheduler.admit", request=request, count=count, scheduler=self)
             self.running.append(self.waiting.popleft())
@@ -123,6 +137,16 @@ class Scheduler:
             self._leave(request)
             if not request.finished:
                 self._requeue(request)
+        self.cache.clear()  # it has pages that this step was to fill
+
+    def flush_cache(self) -> None:
+        """Forget all cached prefixes. RuntimeError unless nothing runs and nothing waits."""
+        if not self.idle:
+            raise RuntimeError(
+                f"the prefix cache was not flushed: {len(self.running)} requests run and {len(self.waiting)} wait; "
+                "let them end, or abort them"
+            )
+        self.cache.clear()
 
     def why(self, request: Request, budget: int | None = None) -> str:
         """In words: why a request is where it is."""
@@ -138,11 +162,12 @@ class Scheduler:
         count = self._chunk(request, budget)
         if count == 0:
             return f"waits: {request.num_pending} tokens pending, {budget} left of the step's token budget"
-        return f"waits: needs {self._lacking(request, count)} pages, {self.pool.num_free} free"
+        return f"waits: needs {self._lacking(request, count)} pages, {self.num_available} free"
 
     def check(self) -> None:
         """Recount all pages and seats; RuntimeError says what is wrong."""
-        self.pool.check(request.pages for request in [*self.running, *self.waiting])
+        in_tree = self.cache.check(request.node for request in self.running)
+        self.pool.check([*(request.pages for request in [*self.running, *self.waiting]), in_tree])
         seats = sorted([*self.free_seats, *(request.seat for request in self.running)])
         if seats != list(range(self.num_seats)):
             raise RuntimeError(f"seats are lost or taken twice: {seats}")
@@ -160,7 +185,7 @@ class Scheduler:
 
     def _make_room(self, request: Request, count: int, plan: StepPlan) -> bool:
         """Preempt the youngest until there are pages enough. False if that was the request itself."""
-        while self._lacking(request, count) > self.pool.num_free:
+        while self._lacking(request, count) > self.num_available:
             victim = self.running[-1]
             probe.on and probe("scheduler.preempt", request=victim, for_request=request, scheduler=self)
             self._preempt(victim, plan)
@@ -181,22 +206,62 @@ class Scheduler:
         request.state, request.num_computed = RequestState.WAITING, 0
         self.waiting.appendleft(request)
 
+    def _look_up(self, request: Request) -> None:
+        """Give a request the pages that hold its first tokens already. At least one token is left to compute, because
+        the logits after the last one are needed."""
+        known = (request.num_tokens - 1) // self.pool.page_size * self.pool.page_size
+        match = self.cache.match(request.token_ids(0, known), request.namespace)
+        if match.pages:
+            probe.on and probe("radix.match", request=request, pages=match.pages, node=match.node, cache=self.cache)
+            self.cache.lock(match.node)
+            self.pool.share(match.pages)
+        request.pages, request.node = match.pages, match.node
+        request.num_shareable = len(match.pages)
+        request.num_computed = len(match.pages) * self.pool.page_size
+
     def _take(self, request: Request, count: int, plan: StepPlan, joins: Joining | None = None) -> None:
         """Give the request its pages for this step, and write its row of the plan."""
         start, end = request.num_computed, request.num_computed + count
+        if joins:
+            self._count_admission(request)
+        known = request.pages.copy() if joins else []  # found in the prefix cache: new to the runner
+        self.cache.evict(self._lacking(request, count) - self.pool.num_free)
         new_pages = self.pool.append(request.pages, end)
         if new_pages:
             probe.on and probe("kv.allocate", request=request, pages=new_pages, pool=self.pool)
+        self._make_shareable(request, end)
         token_ids = [] if request.last_on_device and count == 1 else request.token_ids(start, count)
         samples = end == request.num_tokens
-        row = PlanRow(request.id, request.seat, start, count, token_ids, new_pages, len(request.pages), samples, joins)
-        plan.rows.append(row)
+        pages, held = known + new_pages, len(request.pages)
+        plan.rows.append(PlanRow(request.id, request.seat, start, count, token_ids, pages, held, samples, joins))
+
+    def _count_admission(self, request: Request) -> None:
+        self.cache.stats.count(request.num_tokens, request.num_computed)
+        self.policy.admitted(request, self.waiting)
+        if request.num_cached is None:
+            request.num_cached = request.num_computed
+
+    def _make_shareable(self, request: Request, end: int) -> None:
+        """Let others find the request's pages that are full once this step is done, even others in the same step: every
+        layer stores all its keys and values before it looks at any."""
+        first, full = request.num_shareable, end // self.pool.page_size
+        if full > first:
+            S = self.pool.page_size
+            token_ids = request.token_ids(first * S, (full - first) * S)
+            pages = request.pages[first:full]
+            request.node, taken = self.cache.insert(request.node, token_ids, pages, request.namespace)
+            request.num_shareable += taken
 
     def _leave(self, request: Request) -> None:
         """Give seat and pages back."""
         probe.on and probe("kv.free", request=request, pages=request.pages, pool=self.pool)
-        self.pool.free(request.pages)
-        request.pages = []
+        self._give_back(request)
         self.running.remove(request)
         self.free_seats.append(request.seat)
         request.seat, request.last_on_device = -1, False
+
+    def _give_back(self, request: Request) -> None:
+        """Let go of the request's pages and its place in the prefix cache."""
+        self.cache.unlock(request.node)
+        self.pool.free(request.pages)
+        request.pages, request.node, request.num_shareable = [], None, 0

@@ -162,6 +162,7 @@ def watcher(oracle: "Oracle") -> Watcher:
     seen = Watcher()
     with listen("*", seen):
         sizes = {"page_size": 4, "num_pages": 8, "max_model_len": 32, "max_num_batched_tokens": 8}
+        sizes["prefix_cache"] = "radix"
         config = EngineConfig.from_settings(model=str(oracle.folder), debug_checks=True, **sizes)
         engine = Engine(config)
         for length, params in (
@@ -175,6 +176,10 @@ def watcher(oracle: "Oracle") -> Watcher:
             if not engine.has_requests:
                 break
         engine.abort(engine.add_request([5, 6, 7], SamplingParams()).id)
+        for start in (40, 70):  # nothing in common: two that cannot both grow to their end, over what the tree has kept
+            engine.add_request(list(range(start, start + 8)), SamplingParams(temperature=0, max_tokens=16))
+        while engine.has_requests:
+            engine.step()
         engine.add_request([5, 6, 7], SamplingParams(temperature=0, max_tokens=2))
         engine.step()
         engine.abort(engine.add_request([5, 6, 7], SamplingParams()).id)
