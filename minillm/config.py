@@ -77,7 +77,7 @@ class EngineConfig:
     enable_chunked_prefill: bool = True
     long_prefill_token_threshold: int = 0
     batching: str = "continuous"
-    prefix_cache: str = "none"
+    prefix_cache: str = "auto"
     scheduling_policy: str = "fcfs"
     reuse_kv: bool = True
     attention_backend: str = "auto"

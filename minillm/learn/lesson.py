@@ -15,6 +15,9 @@ from minillm.debug.views.drawing import Drawing
 from minillm.debug.views.theme import make_console
 from minillm.learn.todo import Todo
 
+# What the lesson of that number turns on stays off before it.
+OFF_UNTIL: dict[int, dict[str, Any]] = {6: {"prefix_cache": "none"}}
+
 
 class Lesson:
     """One lesson: ``lesson = Lesson(3, "Paged attention", ...)``, then ``lesson.run(main)``.
@@ -75,13 +78,18 @@ class Lesson:
         given = {name: value for name, value in settings.items() if value is not None}
         shown = ", ".join([repr(self.options.model), *(f"{name}={value!r}" for name, value in given.items())])
         self.console.print(Text(f"LLM({shown})", style="title"))
-        return LLM(self.options.model, **given)
+        return LLM(self.options.model, **self._off(), **given)
 
     def quiet_llm(self, **settings: Any) -> Any:
         """The same without saying so: for a comparison on the side."""
         from minillm import LLM
 
-        return LLM(self.options.model, **settings)
+        return LLM(self.options.model, **self._off(), **settings)
+
+    def _off(self) -> dict[str, Any]:
+        """Settings that keep off what later lessons turn on."""
+        later = [settings for number, settings in OFF_UNTIL.items() if number > self.number]
+        return {name: value for settings in later for name, value in settings.items()}
 
     def part(self, title: str) -> None:
         """Begin the next part. With --step, wait for Enter first."""
