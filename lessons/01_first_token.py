@@ -5,7 +5,6 @@ every shape on the way, then let it write on with ``reuse_kv=False``: each step 
 The answer is right. The cost of a step grows with every token, and that is what the next lesson mends.
 """
 
-import time
 from collections import Counter
 
 from minillm.debug.probes import Event, listen
@@ -144,18 +143,15 @@ def cost_of_forgetting(engine) -> None:
     from minillm.debug.views.compare import before_after
     from minillm.debug.views.step_times import step_times
     from minillm.learn.example import CODE
+    from minillm.learn.timing import time_steps
 
     lesson.say(
         """Nothing is kept (reuse_kv=False), so each step computes the whole text again, from the first token on. Here
         every step of a longer completion, timed on this machine:"""
     )
     request = engine.add_request(CODE, SamplingParams(temperature=0, max_tokens=160, ignore_eos=True))
-    times, computed = [], 0
-    while engine.has_requests:
-        computed += request.num_pending
-        start = time.perf_counter()
-        engine.step()
-        times.append(time.perf_counter() - start)
+    with lesson.bar("timing steps", total=request.max_tokens) as bar:
+        times, computed = time_steps(engine, after_each=bar.move)
     lesson.show(step_times({"reuse_kv=False": times}))
     prompt, made = len(request.prompt_ids), len(request.output_ids)
     tenth = len(times) // 10

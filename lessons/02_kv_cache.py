@@ -5,8 +5,6 @@ only what is new. The cache is the simple one of older engines: one page a reque
 become. It makes steps cheap, and it wastes most of its memory.
 """
 
-import time
-
 from minillm.debug.probes import Event, listen
 from minillm.learn.lesson import Lesson
 
@@ -132,17 +130,14 @@ def timed(engine) -> tuple[list[float], int, list[int]]:
     """Seconds of each step of one longer completion, the tokens computed for it, and the tokens made."""
     from minillm import SamplingParams
     from minillm.learn.example import CODE
+    from minillm.learn.timing import time_steps
 
     engine.add_request(CODE, SamplingParams(max_tokens=2, ignore_eos=True))  # warm up
     while engine.has_requests:
         engine.step()
     request = engine.add_request(CODE, SamplingParams(temperature=0, max_tokens=160, ignore_eos=True))
-    times, computed = [], 0
-    while engine.has_requests:
-        computed += request.num_pending
-        start = time.perf_counter()
-        engine.step()
-        times.append(time.perf_counter() - start)
+    with lesson.bar(f"timing steps, reuse_kv={engine.config.reuse_kv}", total=request.max_tokens) as bar:
+        times, computed = time_steps(engine, after_each=bar.move)
     return times, computed, request.output_ids
 
 

@@ -167,8 +167,8 @@ def before_and_after() -> None:
         """The same memory twice, room for 8,192 tokens, and 32 requests that want 32 tokens each. Lesson 02's cache has
         four pages of 2,048 tokens, this one 512 of 16:"""
     )
-    contiguous = serve(page_size="max_model_len", max_cached_tokens=8192)
-    paged = serve(page_size=16, max_cached_tokens=8192)
+    sizes = lesson.each(("max_model_len", 16), "serving 32 requests with each page size")
+    contiguous, paged = (serve(page_size=page_size, max_cached_tokens=8192) for page_size in sizes)
     lesson.show(waste_bars({"one page a request": contiguous["waste"], "page_size=16": paged["waste"]}))
     lesson.show(
         before_after(
@@ -232,7 +232,7 @@ def page_sizes() -> None:
     )
     headings = ("page_size", "empty slots a request", "page table entries", "tokens/s here")
     columns, rows = [Col(heading, "right") for heading in headings], []
-    for page_size in (1, 4, 16, 64, 256):
+    for page_size in lesson.each((1, 4, 16, 64, 256), "serving 32 requests with each page size"):
         served = serve(page_size=page_size, max_cached_tokens=16384)
         empty = served["waste"]["reserved"] / served["at_once"]
         rows.append([str(page_size), f"{empty:.1f}", f"{served['entries']:.0f}", f"{served['speed']:,.0f}"])

@@ -229,7 +229,7 @@ def before_and_after(static, continuous, jobs: list[Job]) -> None:
     """Both engines again, three times in turn, and the median of each thing measured."""
     from minillm.debug.views.compare import before_after
 
-    runs = [(serve(static, jobs), serve(continuous, jobs)) for _ in range(3)]
+    runs = [(serve(static, jobs), serve(continuous, jobs)) for _ in lesson.each(range(3), "serving them again")]
     wanted = sum(job.tokens for job in jobs)
 
     def row(name: str, measure: Callable[[Served], float], unit: str, better: str) -> tuple:

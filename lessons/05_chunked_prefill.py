@@ -201,7 +201,7 @@ def before_and_after(whole, chunked, prompts: list[list[int]], runs: dict[str, l
     from minillm.debug.views.compare import before_after
     from minillm.debug.views.step_times import step_times
 
-    for _ in range(REPEATS):
+    for _ in lesson.each(range(REPEATS), "serving them again"):
         runs["one step"].append(serve(whole, prompts))
         runs["chunks"].append(serve(chunked, prompts))
 
@@ -248,7 +248,8 @@ def budgets(runs: dict[str, list[Served]], prompts: list[list[int]], limit: int 
         small one cuts the prompt into many pieces, and each of them reads all weights of the model again:"""
     )
     others = [lesson.quiet_llm(max_num_batched_tokens=budget, max_model_len=limit).engine for budget in BUDGETS]
-    again = [[serve(engine, prompts) for engine in others] for _ in range(REPEATS)]
+    rounds = lesson.each(range(REPEATS), "serving them with each budget")
+    again = [[serve(engine, prompts) for engine in others] for _ in rounds]
     measured = {CHUNK: runs["chunks"], **dict(zip(BUDGETS, zip(*again))), 2048: runs["one step"]}
     headings = ("token budget", "longest between tokens", "first token of D", "time for all")
     columns, rows = [Col(heading, "right") for heading in headings], []
@@ -335,7 +336,7 @@ def price(requests: list, prompts: list[list[int]]) -> None:
     from minillm.debug.views.compare import before_after
 
     few, enough = few_pages(prompts), 4 * few_pages(prompts)
-    scarce, plenty = (grow(prompts, num_pages) for num_pages in (few, enough))
+    scarce, plenty = (grow(prompts, pages) for pages in lesson.each((few, enough), "growing with each cache"))
     lesson.show(
         before_after(
             [

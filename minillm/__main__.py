@@ -141,11 +141,16 @@ def memory(
 
 
 @app.command()
-def probes(pattern: Annotated[str, typer.Argument(help='Which ones, such as "kv.*".')] = "*") -> None:
-    """Every place in the engine that can be traced or stopped at."""
+def probes(
+    pattern: Annotated[
+        str | None, typer.Argument(metavar="[NAME]", help='All about one, or several: kv.allocate, "kv.*".')
+    ] = None,
+    everything: Annotated[bool, typer.Option("--all", help="All about all of them.")] = False,
+) -> None:
+    """Every place in the engine that can be traced or stopped at, a line each."""
     from minillm.cli.probes import run
 
-    run(pattern)
+    run(pattern, everything)
 
 
 @app.command()

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import IO, Any
 
 import minillm
-from minillm.bench.checkpoints import say
+from minillm.bench.checkpoints import orderly_end, say
 from minillm.debug.probes import probe
 from minillm.debug.views.theme import make_console
 from minillm.hub import resolve_model
@@ -105,7 +105,7 @@ def measure(model: str, rounds: int, tokens: int) -> ProbeCost:
     """Start both copies, then let them take turns."""
     folder = str(resolve_model(model).resolve())
     quiet = {name: value for name, value in os.environ.items() if not name.startswith("MINILLM_")}  # nothing armed
-    with ExitStack() as stack:
+    with orderly_end(), ExitStack() as stack:
         workers, counts, places = [], [], 0
         for strip in (False, True):
             home = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="minillm-probes-"))).resolve()

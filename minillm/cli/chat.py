@@ -5,6 +5,7 @@ from contextlib import closing, suppress
 from typing import Any
 
 from minillm.cli.guard import deferred_interrupt
+from minillm.debug import open_line
 from minillm.llm import LLM
 from minillm.request import SamplingParams
 from minillm.tokenizer import Message
@@ -67,10 +68,10 @@ class ChatSession:
         with deferred_interrupt() as interrupt, closing(outputs):  # type: ignore[type-var]
             for output in outputs:
                 said, reason = output.outputs[0].text, output.outputs[0].finish_reason
-                print(output.outputs[0].delta, end="", flush=True)
+                open_line.stream(output.outputs[0].delta)
                 if interrupt.asked:
                     break
-        print(flush=True)
+        open_line.stream("\n")
         if interrupt.asked:
             note("stopped")
         elif reason == "length":

@@ -5,6 +5,7 @@ import time
 from typing import Any
 
 from minillm.cli.guard import deferred_interrupt
+from minillm.debug import open_line
 from minillm.kvcache.pages import pages_for
 from minillm.llm import LLM
 from minillm.request import RequestOutput, SamplingParams
@@ -66,7 +67,7 @@ class Printer:
             self._print()
             if not self.done[self.turn]:
                 return
-            print(flush=True)
+            open_line.stream("\n")
             self.turn += 1
 
     def _print(self) -> None:
@@ -75,7 +76,7 @@ class Printer:
             prompt = self.prompts[self.turn].replace("\n", " ")
             print(f"{chr(10) if self.turn else ''}[{self.turn + 1}] {prompt[:100]}{'...' if len(prompt) > 100 else ''}")
             self.headed = self.turn
-        print(self.texts[self.turn], end="", flush=True)
+        open_line.stream(self.texts[self.turn])
         self.texts[self.turn] = ""
 
 

@@ -14,6 +14,10 @@ from minillm.debug.first_walk import CHECKLIST, STAGES
 from minillm.debug.launch import Configuration, configurations, stopping_at
 
 AT_A_STOP = """\
+A stop says what the probe was given. Where a value has another name in the stopped frame, both stand there, as in
+`pool (self.pool)`: the first is for conditions, the second is the one to type. If the output goes to a file, the stop
+still shows in the terminal. A condition that never held is told of at the end.
+
 At a stop, in pdb as in VS Code's debug console, these are there without an import. They find the scheduler, the batch
 and the plan by themselves:"""
 

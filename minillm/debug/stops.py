@@ -5,33 +5,39 @@ the code itself: ``MINILLM_BREAK="kv.*" python ...`` stops at each probe of that
 the statement after it, in VS Code if that is attached and in pdb otherwise. A log point prints a line and goes on.
 """
 
-import builtins
+import atexit
 import difflib
 import os
-import sys
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
-from pathlib import Path
-from types import FrameType
 from typing import Any
 
 from minillm.debug.catalogue import catalogue
+from minillm.debug.condition import Condition
+from minillm.debug.open_line import say
 from minillm.debug.probes import Event, Listener, listen
 from minillm.debug.short import short
 
 
 @dataclass(eq=False)
 class Armed:
-    """Breakpoints and log points that are set. ``close()``, or the end of a ``with`` block, takes them away again."""
+    """Breakpoints and log points that are set. ``close()``, or the end of a ``with`` block, takes them away again.
+
+    A condition that never held is told of then, or at the program's end: else one would wait for a stop in vain.
+    """
 
     listeners: list[Listener] = field(default_factory=list)
+    condition: Condition | None = None
 
     def close(self) -> None:
         while self.listeners:
             self.listeners.pop().close()
         if self in _all_armed:
             _all_armed.remove(self)
+            atexit.unregister(self.close)
+            if self.condition and not self.condition.held:
+                say(self.condition.never_held())
 
     def __enter__(self) -> "Armed":
         return self
@@ -58,8 +64,8 @@ def arm(break_at: str | Iterable[str] | None, when: str | None = None, log: str 
     stops, logs = _patterns(break_at), _patterns(log)
     if when and not stops:
         raise ValueError(f"the condition {when!r} has nothing to stop at; say which probes, '*' for all")
-    condition = Condition(when) if when else None
-    armed = Armed()
+    condition = Condition(when, stops) if when else None
+    armed = Armed(condition=condition)
     if logs:  # before the stops, so that a probe that does both is printed first
         armed.listeners.append(listen(logs, _print_line))
     if stops:
@@ -72,6 +78,7 @@ def arm(break_at: str | Iterable[str] | None, when: str | None = None, log: str 
         armed.listeners.append(listen(stops, callback))
     if armed.listeners:
         _all_armed.append(armed)
+        atexit.register(armed.close)
     return armed
 
 
@@ -91,51 +98,6 @@ def arm_from_environment() -> Armed:
     return _from_environment
 
 
-_BUILTINS = dict(vars(builtins))  # Python's own; the first stop adds the debug console's helpers to the live ones
-
-
-class Condition:
-    """A Python expression that says whether to stop, over a probe's values and the names of whoever called the probe.
-
-    Names are looked up in this order: the event's values; ``event`` and ``name`` (the probe's name) and ``step``; the
-    caller's locals; its module's globals. An expression that fails counts as false, and is reported once.
-    """
-
-    def __init__(self, expression: str) -> None:
-        self.expression = expression.strip()
-        self.reported = False
-        try:
-            self._code = compile(self.expression, "<condition>", "eval")
-        except SyntaxError as error:
-            line, column = error.text or self.expression, max(error.offset or 1, 1)
-            raise ValueError(
-                f"the condition is no Python expression: {error.msg}\n    {line.rstrip()}\n    {' ' * (column - 1)}^"
-            ) from None
-
-    def holds(self, event: Event) -> bool:
-        frame = event.frame
-        special = {"event": event.name, "name": event.name, "step": event.step}
-        # One flat dictionary: names inside a comprehension are looked up among the globals only.
-        names = {**frame.f_globals, **frame.f_locals, **special, **event.values, "__builtins__": _BUILTINS}
-        try:
-            return bool(eval(self._code, names))
-        except Exception as error:
-            if not self.reported:
-                self.reported = True
-                self._report(event, error)
-            return False
-
-    def _report(self, event: Event, error: Exception) -> None:
-        local_names = sorted(set(event.frame.f_locals) - set(event.values))
-        print(
-            f"minillm: the condition {self.expression!r} failed at probe {event.name} ({_where(event.frame)}):\n"
-            f"    {type(error).__name__}: {error}\n"
-            f"    names there: {', '.join(event.values)}; event, name, step; of the caller: {', '.join(local_names)}\n"
-            "    It counts as false wherever it fails, and is not reported again.",
-            file=sys.stderr,
-        )
-
-
 def _patterns(given: str | Iterable[str] | None) -> tuple[str, ...]:
     """One string with commas or several, as single patterns, each of which matches a probe."""
     parts = [given] if isinstance(given, str) else list(given or ())
@@ -152,8 +114,4 @@ def _patterns(given: str | Iterable[str] | None) -> tuple[str, ...]:
 def _print_line(event: Event) -> None:
     values: dict[str, Any] = event.values
     shown = "  ".join(f"{key}={short(value)}" for key, value in values.items())
-    print(f"step {event.step:<3} {event.name:<18} {shown}", file=sys.stderr, flush=True)
-
-
-def _where(frame: FrameType) -> str:
-    return f"{Path(frame.f_code.co_filename).name}:{frame.f_lineno}"
+    say(f"step {event.step:<3} {event.name:<18} {shown}")

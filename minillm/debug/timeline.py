@@ -15,7 +15,8 @@ from minillm.debug.recording import plan_of
 from minillm.debug.views.batch_table import phase
 from minillm.debug.views.theme import letter
 
-_STEPS = 0  # the lane of the steps; request 0 has lane 1
+_STEPS = 1  # the lane of the steps, a thread in the format's words; 0 is a system's idle one, and may not be shown
+_REQUEST_0 = 2  # request 0's lane, and so on
 
 
 @contextmanager
@@ -92,7 +93,7 @@ class _Engine:
         if name in ("kv.allocate", "kv.free", "scheduler.preempt", "request.finish", "request.abort"):
             keep = ("pages", "for_request")
             args = {"step": entry["step"], **{key: values[key] for key in keep if key in values}}
-            self._add(request["id"] + 1, "i", name, at, s="t", args=args)
+            self._add(request["id"] + _REQUEST_0, "i", name, at, s="t", args=args)
 
     def end(self) -> list[dict[str, Any]]:
         """All of it, with what is still open closed at the last time known, and a name for every lane."""
@@ -102,7 +103,7 @@ class _Engine:
         self._name("process_name", _STEPS, f"engine {self.number} {self.model}".strip())
         self._name("thread_name", _STEPS, "steps")
         for request_id in self.prompts:
-            self._name("thread_name", request_id + 1, f"request {letter(request_id)} ({request_id})")
+            self._name("thread_name", request_id + _REQUEST_0, f"request {letter(request_id)} ({request_id})")
         return self.events
 
     def _end_step(self, end: float, whole: bool) -> None:
@@ -120,20 +121,21 @@ class _Engine:
         for row in plan_of(self.plan).rows if self.plan else ():
             told = {**args, "tokens": row.count, "first": row.start, "pages": row.num_pages, "samples": row.samples}
             kind = phase(row, self.prompts.get(row.request_id, row.start + row.count))
-            self._slice(row.request_id + 1, kind, planned, computed, told)
+            self._slice(row.request_id + _REQUEST_0, kind, planned, computed, told)
         self.marks, self.plan = {}, None
 
     def _end_wait(self, request_id: int, at: float) -> None:
         if request_id in self.waiting:
             name, since = self.waiting.pop(request_id)
-            self._slice(request_id + 1, name, since, at, {})
+            self._slice(request_id + _REQUEST_0, name, since, at, {})
 
     def _slice(self, lane: int, name: str, first: float, last: float, args: dict[str, Any]) -> None:
-        start = round(first, 1)
-        self._add(lane, "X", name, start, dur=round(round(last, 1) - start, 1), args=args)
+        self._add(lane, "X", name, first, dur=round(last) - round(first), args=args)
 
     def _name(self, what: str, lane: int, name: str) -> None:
-        self._add(lane, "M", what, 0.0, args={"name": name})
+        self._add(lane, "M", what, 0, args={"name": name})
 
     def _add(self, lane: int, kind: str, name: str, at: float, **more: Any) -> None:
-        self.events.append({"name": name, "ph": kind, "pid": self.number, "tid": lane, "ts": round(at, 1), **more})
+        # Whole microseconds: a viewer counts in nanoseconds, and what it makes of a fraction may be one too many. Two
+        # slices that meet would then overlap, and one of them would not be shown.
+        self.events.append({"name": name, "ph": kind, "pid": self.number, "tid": lane, "ts": round(at), **more})

@@ -2,18 +2,22 @@
 
 import argparse
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TypeVar
 
 from rich.console import RenderableType
 from rich.padding import Padding
 from rich.rule import Rule
 from rich.text import Text
 
+from minillm.debug.open_line import fresh_line
 from minillm.debug.views.drawing import Drawing
 from minillm.debug.views.theme import make_console
 from minillm.learn.todo import Todo
+from minillm.learn.waiting import Bar, each
+
+Item = TypeVar("Item")
 
 # What the lesson of that number turns on stays off before it.
 OFF_UNTIL: dict[int, dict[str, Any]] = {6: {"prefix_cache": "none"}}
@@ -112,6 +116,14 @@ class Lesson:
         for drawing in drawings:
             self.console.print(Padding(drawing, (0, 0, 1, 2)))
 
+    def each(self, items: Iterable[Item], what: str) -> Iterator[Item]:
+        """The items one by one. While each is worked on, a bar in the terminal says how far it is."""
+        return each(items, what, shown=not self.options.plain)
+
+    def bar(self, what: str, total: int) -> Bar:
+        """The same for what is no loop of the lesson's own: ``with lesson.bar(...) as bar: ... bar.move()``."""
+        return Bar(what, total, shown=not self.options.plain)
+
     def wait(self) -> None:
         """With --step: wait for Enter. Without a keyboard, go on."""
         if self.options.step and sys.stdin.isatty():
@@ -132,6 +144,7 @@ class Lesson:
             )
 
     def _stop(self, message: str, status: int) -> int:
+        fresh_line(sys.stderr)
         print(f"\nlesson {self.number:02}: {message}", file=sys.stderr)
         return status
 

@@ -13,19 +13,24 @@ from minillm.learn.tasks import Task, lesson_tasks, tasks
 
 
 def overview(console: Console) -> None:
-    """Every exercise with how it stands, and the command to go on with."""
+    """Every exercise with how it stands, the quiz of each lesson, and the command to go on with."""
     progress = Progress()
+    scores = progress.quiz_scores()
     lesson = ""
     for task in tasks().values():
         if task.lesson != lesson:
             lesson = task.lesson
-            console.print(Text(f"{lesson[:2]}  {lesson[3:].replace('_', ' ')}", style="title"))
+            right, asked = scores.get(task.number, (0, 0))
+            quiz = f"  quiz: {right} of {asked} right" if asked else ""
+            console.print(Text.assemble((f"{lesson[:2]}  {lesson[3:].replace('_', ' ')}", "title"), (quiz, "note")))
         mark, words, style = _standing(task, progress, fancy=console.encoding.startswith("utf"))
         console.print(
             Text.assemble("    ", (mark, style), f" {task.id}  {task.title}", (f"  {words}" if words else "", "note"))
         )
     done = sum(progress.done(id) for id in tasks())
-    console.print(f"\n{done} of {len(tasks())} done. Next: {_next(progress)}", soft_wrap=True)
+    right, asked = (sum(score[i] for score in scores.values()) for i in (0, 1))
+    quiz = f" Quiz: {right} of {asked} right." if asked else ""
+    console.print(f"\n{done} of {len(tasks())} done.{quiz} Next: {_next(progress)}", soft_wrap=True)
 
 
 def _standing(task: Task, progress: Progress, fancy: bool) -> tuple[str, str, str]:

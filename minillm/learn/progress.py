@@ -44,6 +44,15 @@ class Progress:
         count = self.task(id).get("hints")
         return count if isinstance(count, int) and count > 0 else 0
 
+    def quiz_scores(self) -> dict[str, tuple[int, int]]:
+        """Lesson ("03") -> questions answered right, and asked, in its last quiz; what is no score is left out."""
+        found = {}
+        for lesson, score in self.section("quiz").items():
+            right, asked = (score.get(key) for key in ("right", "asked")) if isinstance(score, dict) else (None, None)
+            if type(right) is int and type(asked) is int and 0 <= right <= asked and asked:
+                found[lesson] = right, asked
+        return found
+
     def mark(self, id: str, what: str) -> None:
         """Note now as the time of ``what``; the first time stays."""
         self.task(id).setdefault(what, datetime.now().astimezone().isoformat(timespec="seconds"))

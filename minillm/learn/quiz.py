@@ -1,5 +1,6 @@
 """Predict, then run: questions in the middle of a lesson, each checked against what the engine then does."""
 
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -8,6 +9,7 @@ from typing import Any
 from rich.console import Console
 from rich.text import Text
 
+from minillm.debug.open_line import fresh_line
 from minillm.debug.probes import Event, Listener, listen
 from minillm.learn.progress import Progress
 from minillm.learn.questions import Facts, Question, questions
@@ -116,12 +118,13 @@ class Quiz:
         if self.asked:
             scores[f"{self.lesson:02}"] = {"right": self.right, "asked": self.asked}
             progress.save()
-        known = [score for score in scores.values() if isinstance(score, dict)]
-        right, asked = (sum(n for score in known if isinstance(n := score.get(key), int)) for key in ("right", "asked"))
+        known = progress.quiz_scores().values()
+        right, asked = sum(score[0] for score in known), sum(score[1] for score in known)
         skipped = f" ({self.skipped} skipped)" if self.skipped else ""
         self._say(f"Quiz: {self.right} of {self.asked}{skipped}; in all lessons {right} of {asked}")
 
     def _say(self, *parts: str | tuple[str, str]) -> None:
+        fresh_line(sys.stdout)
         self.console.print(Text.assemble(*parts))
 
     @contextmanager

@@ -1,6 +1,5 @@
 """The learner's functions of a lesson against the engine's own: the same tokens, and how fast?"""
 
-import time
 from contextlib import nullcontext
 
 from rich.console import Console
@@ -11,7 +10,9 @@ from minillm.learn.home import my_file
 from minillm.learn.mine import MineError, blame
 from minillm.learn.swap import mine, plain_kernels
 from minillm.learn.tasks import Task
+from minillm.learn.timing import time_steps
 from minillm.learn.todo import Todo
+from minillm.learn.waiting import Bar
 
 ROUNDS = 3  # each side's best counts; they take turns
 
@@ -23,8 +24,8 @@ def race(tasks: list[Task], console: Console, max_tokens: int = 48) -> bool:
     times: dict[str, list[float]] = {"engine": [], "yours": []}
     tokens: dict[str, list[list[int]]] = {}
     _serve(4)  # warm up
-    for _ in range(ROUNDS):
-        for side in times:
+    with Bar("racing", total=2 * ROUNDS) as bar:
+        for side in ("engine", "yours") * ROUNDS:
             with mine(tasks) if side == "yours" else nullcontext():
                 try:
                     seconds, tokens[side] = _serve(max_tokens)
@@ -33,6 +34,7 @@ def race(tasks: list[Task], console: Console, max_tokens: int = 48) -> bool:
                 except Exception as error:
                     raise MineError(blame(error, my_file(tasks[0].number))) from error
             times[side].append(seconds)
+            bar.move()
     speeds = [sum(map(len, tokens[side])) / min(times[side]) for side in times]
     rows = [("tokens/s", *speeds, "", "higher"), ("time for all", *(min(t) for t in times.values()), "s", "lower")]
     console.print(before_after(rows, before="the engine's own", after="yours"))
@@ -46,10 +48,8 @@ def _serve(max_tokens: int) -> tuple[float, list[list[int]]]:
     with plain_kernels():
         engine = make_engine(**ROOMY)
     requests = add_requests(engine, max_tokens)
-    start = time.perf_counter()
-    while engine.has_requests:
-        engine.step()
-    return time.perf_counter() - start, [request.output_ids for request in requests]
+    seconds, _ = time_steps(engine)
+    return sum(seconds), [request.output_ids for request in requests]
 
 
 def _same(engine: list[list[int]], yours: list[list[int]], console: Console) -> bool:

@@ -1,6 +1,7 @@
 """`minillm bench`: the work is what it says, the result can be read by a program. No test looks at a time."""
 
 import json
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -93,6 +94,38 @@ def test_random_checkpoints_are_made_once_and_deleted(monkeypatch: pytest.Monkey
         assert LLM(str(folder), dtype="bfloat16").engine.model_config.dtype == "bfloat16"
         assert checkpoints.folder(CPU[0]) == resolve_model("nano-llama")
     assert not folder.exists()
+
+
+PROGRAM = """
+import sys, time
+from minillm.bench.checkpoints import Checkpoints
+from minillm.bench.workloads import SHAPES, Workload
+small = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 1, "vocab_size": 300}
+SHAPES["small"] = {**SHAPES["Qwen3-0.6B shape"], **small}
+with Checkpoints("nano-llama") as checkpoints:
+    print(checkpoints.folder(Workload("x", "small", "float32", 1, 2, 2)), flush=True)
+    time.sleep(120)
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="signals are another matter there")
+@pytest.mark.parametrize("kind", ["SIGTERM", "SIGHUP", "SIGINT"])
+def test_nothing_stays_behind_when_it_is_ended(kind: str) -> None:
+    number = getattr(signal, kind)
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "encoding": "utf-8"}
+    with subprocess.Popen([sys.executable, "-c", PROGRAM], **pipes) as process:
+        folder = Path(process.stdout.readline().strip())
+        assert (folder / "model.safetensors").is_file()
+        process.send_signal(number)
+        assert process.wait(timeout=60) in (128 + number, -number)
+    assert not folder.exists()
+
+
+def test_the_signals_are_as_they_were() -> None:
+    before = signal.getsignal(signal.SIGTERM)
+    with Checkpoints("nano-llama"):
+        assert signal.getsignal(signal.SIGTERM) != before
+    assert signal.getsignal(signal.SIGTERM) == before
 
 
 def test_agreement() -> None:

@@ -42,6 +42,17 @@ def test_several_prompts_one_of_them_from_stdin(minillm: Run, tiny: tuple[Path, 
     assert done.stderr.count("kv.free") == 2
 
 
+def test_log_lines_have_lines_of_their_own(start: Run, tiny: tuple[Path, LlamaForCausalLM]) -> None:
+    """In a terminal the answer and the log come to one place; so they do here."""
+    arguments = ["--model", str(tiny[0]), "--max-tokens", "12", "--set", "page_size=4", "--no-chat", "--log", "kv.*"]
+    running = start("generate", "hello", *arguments, stderr=subprocess.STDOUT)
+    lines = running.communicate(timeout=120)[0].decode("utf-8").splitlines(keepends=True)
+    assert sum(line.startswith("step ") for line in lines) == "".join(lines).count("step ") > 3
+    answer = [line for line in lines if not line.startswith(("step ", "[5 prompt tokens"))]
+    assert len(answer) > 2, "it was interrupted at its pages' ends"
+    assert "".join(line.removesuffix("\n") for line in answer) == expected(tiny, "hello", 12).replace("\n", "")
+
+
 def test_a_model_with_a_template_is_asked_through_it(minillm: Run, tiny: tuple[Path, LlamaForCausalLM]) -> None:
     done = minillm("generate", "hello", "--model", str(tiny[0]), "--max-tokens", "6")
     assert done.stdout == expected(tiny, "u:hello;a:", 6) + "\n", done.stderr

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from minillm.debug.catalogue import PACKAGE, TOPICS, ProbeInfo, Site, catalogue, locations, sites
+from minillm.debug.condition import Condition
 from minillm.debug.probes import Event, listen
-from minillm.debug.stops import Condition
 
 if TYPE_CHECKING:
     from tiny import Oracle
@@ -120,7 +120,9 @@ class Watcher:
         self.untrue: list[str] = []
         self.failing: list[str] = []
         self.next_lines: dict[tuple[str, str, int], set[int]] = defaultdict(set)
-        self.conditions = {name: [Condition(text) for text in info.conditions] for name, info in catalogue().items()}
+        self.conditions = {
+            name: [Condition(text, (name,)) for text in info.conditions] for name, info in catalogue().items()
+        }
 
     def __call__(self, event: Event) -> None:
         info = catalogue()[event.name]

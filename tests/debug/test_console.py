@@ -62,7 +62,9 @@ def test_in_pdb() -> None:
 
 def test_the_header_says_that_they_are_there() -> None:
     done = run("q\n", MINILLM_BREAK="kv.allocate")
-    assert "   ask: where(request, position), why(request), shapes(), pages(), table(), disarm()\n" in done.stdout
+    assert (
+        "   ask: where(request, position), why(request), shapes(),\n        pages(), table(), disarm()\n" in done.stdout
+    )
 
 
 def test_disarm_lets_the_program_run_to_its_end() -> None:
@@ -155,10 +157,10 @@ def test_shapes_look_one_level_inside() -> None:
 def test_all_are_offered_and_none_is_a_name_of_python_s_own() -> None:
     import builtins
 
+    from minillm.debug.condition import _BUILTINS
     from minillm.debug.debuggers import HELPERS
-    from minillm.debug.stops import _BUILTINS
 
-    assert {name.partition("(")[0] for name in HELPERS.split(", ") if "(" in name} == set(console.__all__)
+    assert {name.partition("(")[0] for name in HELPERS} == set(console.__all__)
     assert not set(console.__all__) & set(_BUILTINS)
     assert builtins.len is len
 

@@ -1,8 +1,10 @@
 """Without an attached debugger a breakpoint opens pdb: a real program, with commands on its stdin."""
 
 import os
+import select
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -44,7 +46,7 @@ def test_pdb_stops_in_the_callers_frame_and_goes_on() -> None:
     assert header.startswith("pdb: look (what to watch here)")
     assert first.startswith("step 1 ── scheduler.py:")
     assert "   A request got new pages" in first
-    assert "   request = r0\n   pages = [0, 1]\n   pool = PagePool(2 of 5 pages of 4 tokens in use)\n" in first
+    assert "   request = r0\n   pages (new_pages) = [0, 1]\n   pool (self.pool) = PagePool(2 of 5 pages" in first
     assert f"{place}_take()\n-> token_ids" in first
     assert "(Pdb) [0, 1]\n" in first  # p request.pages
     assert "in main\n" in first or "main()" in first  # where: the stack down to the program
@@ -122,6 +124,51 @@ def test_no_input_at_all_ends_the_program_quietly() -> None:
     assert (done.returncode, done.stderr) == (0, "")
     assert "── kv.allocate ──" in done.stdout
     assert done.stdout.endswith("minillm: the program ends here, because there is no input to take commands from\n")
+
+
+def test_a_condition_that_never_held_is_told_of_at_the_end() -> None:
+    done = run("", MINILLM_BREAK="kv.allocate", MINILLM_BREAK_WHEN="request.id == 9")
+    assert (done.returncode, done.stdout) == (0, "done after 10 steps and 1 preemptions\n")
+    assert done.stderr == "minillm: the condition 'request.id == 9' never held at 6 events of kv.allocate\n"
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="there are no pseudo-terminals")
+@pytest.mark.parametrize("hidden", ["stdout", "stdout and stderr"])
+def test_in_a_terminal_one_sees_the_stop_wherever_the_output_goes(hidden: str, tmp_path: Path) -> None:
+    """``python lessons/03_paged_attention.py --break kv.allocate > out.txt``, and with ``2>&1`` behind it."""
+    import pty
+
+    ours, theirs = pty.openpty()
+    environment = {**os.environ, "PYTHONIOENCODING": "utf-8", "MINILLM_BREAK": "kv.allocate"}
+    with (tmp_path / "out.txt").open("w") as file:
+        stderr = theirs if hidden == "stdout" else file
+        process = subprocess.Popen([sys.executable, PROGRAM], env=environment, stdin=theirs, stdout=file, stderr=stderr)
+    os.close(theirs)
+    try:
+        seen = until_prompt(ours)
+        assert "pdb: look (what to watch here)" in seen and "── kv.allocate ── step 1 ──" in seen
+        os.write(ours, b"p request.id, new_pages\n")
+        assert "(0, [0, 1])" in until_prompt(ours)
+        os.write(ours, b"print('to', 'me')\n")
+        assert "to me" in until_prompt(ours)
+        os.write(ours, b"disarm()\n")
+        until_prompt(ours)
+        os.write(ours, b"c\n")
+        assert process.wait(timeout=60) == 0
+    finally:
+        process.kill()
+        os.close(ours)
+    assert (tmp_path / "out.txt").read_text() == "done after 10 steps and 1 preemptions\n"
+
+
+def until_prompt(terminal: int) -> str:
+    """What a terminal shows up to pdb's prompt."""
+    seen, end = b"", time.monotonic() + 60
+    while not seen.endswith(b"(Pdb) "):
+        ready, _, _ = select.select([terminal], [], [], max(end - time.monotonic(), 0))
+        assert ready, f"no prompt came, only {seen.decode()}"
+        seen += os.read(terminal, 1000)
+    return seen.decode()
 
 
 def test_the_program_s_log() -> None:

@@ -220,3 +220,25 @@ def test_a_wrong_environment_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     message = r"did you mean kv\.allocate\?\n\(from the environment: MINILLM_LOG='kv\.alocate'\)"
     with pytest.raises(ValueError, match=message):
         arm_from_environment()
+
+
+@pytest.mark.usefixtures("stopped")
+@pytest.mark.parametrize(
+    ("pages", "told"),
+    [
+        ([[6], [8]], "minillm: the condition '7 in pages' never held at 2 events of kv.allocate, request.add\n"),
+        ([[6]], "minillm: the condition '7 in pages' never held at the one event of kv.allocate, request.add\n"),
+        ([], "minillm: the condition '7 in pages' was never asked: no kv.allocate, request.add came by\n"),
+        ([[6], [7]], ""),
+    ],
+)
+def test_a_condition_that_never_held_is_told_of(
+    pages: list[list[int]], told: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    armed = arm("kv.allocate,request.add", "7 in pages")
+    for taken in pages:
+        allocate(None, taken)
+    assert capsys.readouterr().err == ""
+    armed.close()
+    armed.close()
+    assert capsys.readouterr().err == told

@@ -66,6 +66,16 @@ def test_before_anything_was_started(learn: Learn, my: Path) -> None:
     assert not my.exists()
 
 
+def test_the_list_has_the_quiz(learn: Learn, my: Path) -> None:
+    my.mkdir()
+    scores = {"03": {"right": 4, "asked": 6}, "04": {"right": 5, "asked": 5}, "05": None, "02": {"right": "x"}}
+    (my / "progress.json").write_text(json.dumps({"quiz": scores}))
+    text = clean(learn())
+    assert "\n03  paged attention  quiz: 4 of 6 right\n" in text and "batching  quiz: 5 of 5 right\n" in text
+    assert f"0 of {len(tasks())} done. Quiz: 9 of 11 right. Next: " in text
+    assert text.count("quiz") == 2
+
+
 def test_start_twice_keeps_the_work_and_says_so(learn: Learn, my: Path) -> None:
     assert "5 of the engine's functions" in clean(learn("start", "03"))
     path = solve(my, "03", "3.1", "3.3")

@@ -73,7 +73,8 @@ def widest(text: str) -> str:
 @each_lesson
 def test_runs_to_its_end_and_meets_its_probes(lesson: Path, run: Callable[..., Done], tmp_path: Path) -> None:
     (tmp_path / "sitecustomize.py").write_text(BEFORE)
-    done = run(lesson, "--plain", PYTHONPATH=str(tmp_path))
+    path = [str(tmp_path), *filter(None, [os.environ.get("PYTHONPATH")])]
+    done = run(lesson, "--plain", PYTHONPATH=os.pathsep.join(path))
     assert done.returncode == 0 and done.stderr == "", done.stderr
     narrow, wide = ((tmp_path / f"{width}.txt").read_text() for width in (40, 120))
     for text, width in ((narrow, 40), (done.stdout, 80), (wide, 120)):
