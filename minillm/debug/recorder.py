@@ -87,6 +87,7 @@ def _values(event: Event) -> dict[str, Any]:
         scheduler = event.values["scheduler"]
         values["running"] = [plain(request) for request in scheduler.running]
         values["waiting"] = [request.id for request in scheduler.waiting]
+        values["cached"] = scheduler.cache.kept_pages()
     return values
 
 

@@ -28,6 +28,7 @@ class Frame:
     _running: list[Record]
     _waiting: list[Record]
     _finished: list[Record]
+    _cached: list[int]
     tokens: dict[int, int] = field(default_factory=dict)
     whole: bool = False
 
@@ -50,10 +51,11 @@ class Frame:
 
     @property
     def pool(self) -> PagePool:
-        """A pool in which the running requests hold their pages."""
+        """A pool in which the running requests hold their pages, and the prefix cache those that it keeps."""
         pool = PagePool(self._pool["num_pages"], self._pool["page_size"])
-        for page in (page for data in self._running for page in data["pages"]):
-            pool.references[page] += 1
+        for pages in (*(data["pages"] for data in self._running), self._cached):
+            for page in pages:
+                pool.references[page] += 1
         pool.free_pages = [page for page in reversed(range(pool.num_pages)) if not pool.references[page]]
         return pool
 
@@ -116,6 +118,7 @@ class _Engine:
         return Frame(
             self.number, values["plan"]["step"], entry["time"], values["scheduler"]["token_budget"], values["plan"],
             values["scheduler"]["pool"], values["running"], waiting, [*self.finished.values()],
+            values.get("cached", []),
         )  # fmt: skip
 
 

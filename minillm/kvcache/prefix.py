@@ -58,6 +58,10 @@ class PrefixCache(ABC):
         """Pages that `evict` could free now."""
 
     @abstractmethod
+    def kept_pages(self) -> list[int]:
+        """The pages that the cache holds a reference to, whether requests use them or not."""
+
+    @abstractmethod
     def peek(self, token_ids: Sequence[int], namespace: Hashable = None) -> int:
         """How many pages `match` would find. Changes nothing."""
 
@@ -100,6 +104,9 @@ class NoPrefixCache(PrefixCache):
 
     def __init__(self) -> None:
         self.stats = PrefixStats()
+
+    def kept_pages(self) -> list[int]:
+        return []
 
     def peek(self, token_ids: Sequence[int], namespace: Hashable = None) -> int:
         return 0

@@ -56,6 +56,9 @@ class RadixCache(PrefixCache):
     def num_evictable(self) -> int:
         return self._num_evictable
 
+    def kept_pages(self) -> list[int]:
+        return [page for node in self.nodes() for page in node.pages]
+
     def peek(self, token_ids: Sequence[int], namespace: Hashable = None) -> int:
         return sum(shared for _, shared in self._walk(self.root, token_ids, namespace))
 
@@ -145,7 +148,8 @@ class RadixCache(PrefixCache):
                 self._enqueue(leaf)
             elif leaf.locks == 0 and not leaf.children:
                 freed += self._shorten(leaf, count - len(freed))
-        self.pool.free(freed)
+        if freed:
+            self.pool.free(freed)
         self.stats.evictions += len(freed)
         return len(freed)
 

@@ -188,7 +188,7 @@ def test_conditions_in_the_engine_s_words(when: str, asked: str, expected: str, 
     script = tmp_path / "program.py"
     script.write_text(
         "from minillm import LLM, SamplingParams\n"
-        "llm = LLM('nano-llama', page_size=4, num_pages=10, max_model_len=32)\n"
+        "llm = LLM('nano-llama', page_size=4, num_pages=10, max_model_len=32, prefix_cache='none')\n"
         "params = SamplingParams(temperature=0, max_tokens=14, ignore_eos=True)\n"
         "llm.generate([[5, 6, 7, 8, 9]] * 3, params, use_tqdm=False)\n"
     )
