@@ -18,6 +18,7 @@ from minillm.cli.options import (
     MaxTokens,
     Model,
     PageSize,
+    Plain,
     RecordFile,
     Seed,
     Setting,
@@ -138,6 +139,49 @@ def memory(
         max_num_batched_tokens=max_num_batched_tokens,
         gpu_memory_utilization=gpu_memory_utilization,
     )
+
+
+@app.command()
+def doctor(
+    model: Annotated[str, typer.Argument(help="A bundled model, a folder, or a Hub name.")] = "nano-llama",
+    load: Annotated[
+        bool, typer.Option("--load", help="Load the model too: where its parameters are, its masks.")
+    ] = False,
+    json: Annotated[bool, typer.Option("--json", help="Print the findings as JSON.")] = False,
+    plain: Plain = False,
+) -> None:
+    """Look a checkpoint over: is anything wrong with it, and what to do. Exit status 1 if something is."""
+    from minillm.cli.doctor import run
+
+    raise typer.Exit(0 if run(model, load, json, plain) else 1)
+
+
+@app.command()
+def compare(
+    model: Annotated[str, typer.Argument(help="A bundled model, a folder, or a Hub name.")] = "nano-llama",
+    against: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="hf|NAME=VALUE",
+            help="Hugging Face transformers, or ours with another setting; may be repeated.",
+            show_default="hf",
+        ),
+    ] = None,
+    prompt: Annotated[
+        str, typer.Option(help="What both compute.")
+    ] = "What is a page of the KV cache, and who holds it?",
+    tolerance: Annotated[float, typer.Option(min=0, help="Largest difference that is none.")] = 1e-4,
+    decode: Annotated[int, typer.Option(min=0, metavar="N", help="Steps of decode after the prompt.")] = 0,
+    stop: Annotated[bool, typer.Option("--break", help="Then stop in the debugger at the first difference.")] = False,
+    settings: Setting = None,
+    plain: Plain = False,
+) -> None:
+    """The first layer and tensor where two computations of one model differ. Exit status 1 if one does."""
+    from minillm.cli.compare import run
+    from minillm.cli.options import parse_settings
+
+    same = run(model, against or [], prompt, parse_settings(settings), tolerance, decode, stop, plain)
+    raise typer.Exit(0 if same else 1)
 
 
 @app.command()

@@ -25,6 +25,7 @@ BreakWhen = Annotated[
     str | None, typer.Option("--break-when", metavar="EXPR", help='Stop only when this holds, such as "2 in pages".')
 ]
 Log = Annotated[list[str] | None, typer.Option("--log", metavar="PROBE", help="Print at these probes and go on.")]
+Plain = Annotated[bool, typer.Option("--plain", help="No colours, no control codes, ASCII only.")]
 RecordFile = Annotated[
     Path | None, typer.Option("--record", metavar="FILE", help="Write what happens, for: minillm replay FILE.")
 ]

@@ -20,6 +20,7 @@ ROOMS = {
     "server": "The OpenAI server, its processes and messages.",
     "learn": "Lessons and exercises: what they share.",
     "debug": "Probes, breakpoints, recordings.",
+    "diagnose": "What is wrong with a checkpoint, and where two runs of a model first differ.",
     "bench": "Measurements.",
 }
 INTERFACE = ("LLM", "SamplingParams", "RequestOutput", "CompletionOutput", "EngineConfig")
