@@ -2,22 +2,25 @@
 
 from pathlib import Path
 
+from nano.experts_card import experts_section
+from nano.models import NanoModel
+
 CARD = """---
 license: other
 library_name: transformers
 pipeline_tag: text-generation
 ---
-# nano-llama
+# {name}
 
-A Llama of {parameters:,} parameters that ships inside minillm, so that every lesson runs without a download. It answers
+{kind} inside minillm, so that every lesson runs without a download. It answers
 questions about LLM inference from the project's glossary and continues Python code. It is real enough to serve, cache,
 quantise and cut in two, and small enough to step through. This card is written by `scripts/train_nano.py`; every number
 in it was measured by that script.
 
 | | |
 | --- | --- |
-| architecture | `LlamaForCausalLM`: 8 layers, hidden 256, 8 query and 4 key/value heads of 64, SwiGLU 768, tied |
-| tokenizer | byte-level BPE, 4096 tokens; `<|bos|>` begins a text, `<|end|>` ends a message and is the EOS |
+| architecture | `{model_class}`: {architecture} |
+| tokenizer | byte-level BPE, {tokenizer}; `<|bos|>` begins a text, `<|end|>` ends a message and is the EOS |
 | context | 2048 tokens |
 | weights | bf16, {megabytes:.1f} MB |
 
@@ -43,7 +46,7 @@ off topic; all of these have one polite answer.
 - {steps:,} steps of {batch_tokens:,} tokens: {text_rows} rows of {text_length} tokens of text and {chat_rows} rows of
   {chat_length} of conversations, both packed; {tokens:,} tokens in all
 - {minutes:.1f} minutes on {hardware} ({precision}; compiling not counted), seed {seed}, torch {torch}
-- loss on the assistant's words, and a tenth of it on the user's
+{balancing}- loss on the assistant's words, and a tenth of it on the user's
 - chosen among a few recipes with the held-out figures in view
 
 ## Results
@@ -75,7 +78,7 @@ frame that was trained with other terms: this is a rate of recognising a questio
 Code, greedy, from `<|bos|>` and the first line, at most 96 tokens:
 
 {code}
-
+{experts}
 ## Limits
 
 It has a few hundred sentences by heart, finds the one that a question seems to ask for, and says it. It cannot reason,
@@ -90,12 +93,18 @@ Asked beyond its sentences, or in words too far from the trained ones:
 The weights are trained on text of this project (MIT) and on the Python standard library (PSF licence); nothing else.
 """
 
+BALANCING = """\
+- load-balancing loss, weight {balance:g}: 8 times the sum over experts of share of choices x mean probability, mean
+  over layers; taken over all rows of a step together, so that each kind of text may have its experts
+- every expert computed for every token while training, those not chosen weighted by zero
+"""
+
 
 def quote(question: str, answer: str) -> str:
     return f"- **{question}**\n  {answer}\n"
 
 
-def write_card(folder: Path, training: dict, results: dict) -> None:
+def write_card(nano: NanoModel, folder: Path, training: dict, results: dict) -> None:
     """Write README.md into the model's folder."""
     text, answers = results["text"], results["answers"]
     trained, held_out = answers["trained"], answers["held_out"]
@@ -105,7 +114,13 @@ def write_card(folder: Path, training: dict, results: dict) -> None:
     ]
     values = {
         **training,
-        "parameters": results["parameters"],
+        "name": nano.name,
+        "kind": nano.kind.format(**results),
+        "model_class": nano.model_class.__name__,
+        "architecture": nano.architecture,
+        "tokenizer": "4096 tokens" + (f" ({nano.tokenizer_of}'s, the same file)" if nano.tokenizer_of else ""),
+        "balancing": BALANCING.format(**training) if nano.has_experts else "",
+        "experts": experts_section(results["experts"]) if nano.has_experts else "",
         "megabytes": (folder / "model.safetensors").stat().st_size / 1e6,
         "evaluated_on": f"{results['device']}, library of Python {results['python']}",
         "trained_loss": text["trained"]["per_token"],

@@ -11,7 +11,7 @@ from tokenizers import Tokenizer
 
 SYSTEM_MESSAGES = [
     "You are a helpful assistant.",
-    "You are nano-llama.",
+    "You are NAME.",
     "You are an expert on LLM inference.",
     "Answer briefly.",
     "You answer questions about LLM inference engines.",
@@ -30,13 +30,16 @@ OFF_TOPIC_SHARE, PLEASANTRY_SHARE = 0.12, 0.05
 class ConversationMaker:
     """Draws conversations. `make(rng)` gives `(ids, weights)`, from <|bos|> to <|end|>."""
 
-    def __init__(self, entries: list[Entry], small_talk: dict, tokenizer: Tokenizer, long_texts: list[str]) -> None:
+    def __init__(
+        self, name: str, entries: list[Entry], small_talk: dict, tokenizer: Tokenizer, long_texts: list[str]
+    ) -> None:
         pleasantries = [
             Entry("", row["answer"], row["questions"], row["held_out"]) for row in small_talk["pleasantries"]
         ]
         held_out = [question for entry in entries + pleasantries for question in entry.held_out]
         held_out += small_talk["off_topic"]["held_out"]
         self.entries, self.pleasantries = entries, pleasantries
+        self.system_messages = [message.replace("NAME", name) for message in SYSTEM_MESSAGES]
         words = foreign_words(long_texts, entries)
         self.small_talk = small_talk | {"slots": small_talk["slots"] | {"word": words}}
         self.phraser = Phraser(entries, held_out)
@@ -48,7 +51,7 @@ class ConversationMaker:
         turns = 1 if kind < 0.80 else rng.randint(2, 3) if kind < 0.97 else rng.randint(4, 8)
         ids, weights = [BOS_ID], [0.0]
         if rng.random() < 0.15:
-            self._add(ids, weights, SYSTEM_ID, rng.choice(SYSTEM_MESSAGES), 0.0)
+            self._add(ids, weights, SYSTEM_ID, rng.choice(self.system_messages), 0.0)
         for _ in range(turns):
             question, answer = self._pair(rng)
             if turns == 1 and rng.random() < 0.03:  # a long prompt: some text first, the question after it

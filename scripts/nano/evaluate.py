@@ -5,12 +5,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from nano.experts import active_parameters, describe_experts
 from nano.glossary import load_entries, load_small_talk
+from nano.kinds import samples
+from nano.models import NanoModel
 from nano.stdlib import load_library
 from nano.tokenizer import ASSISTANT_ID, BOS_ID, END_ID, MAX_LENGTH, PAD_ID, USER_ID
 from tokenizers import Tokenizer
 from torch.nn import functional as F
-from transformers import AutoTokenizer, LlamaForCausalLM, PreTrainedModel
+from transformers import AutoTokenizer, PreTrainedModel
 
 Pair = tuple[str, str]  # question, answer
 
@@ -33,8 +36,8 @@ class Questions:
     pleasantries_held_out: list[Pair]
 
     @classmethod
-    def load(cls) -> "Questions":
-        entries, small_talk = load_entries(), load_small_talk()
+    def load(cls, nano: NanoModel) -> "Questions":
+        entries, small_talk = load_entries(), load_small_talk(nano.name, nano.size)
         off_topic = small_talk["off_topic"]
         return cls(
             [(question, entry.answer) for entry in entries for question in entry.questions],
@@ -130,14 +133,16 @@ def exact_answers(model: PreTrainedModel, tokenizer: Tokenizer, pairs: list[Pair
     return 1 - len(wrong) / len(pairs), wrong
 
 
-def evaluate(folder: Path, device: str, stdlib: Path | None = None, every: int = 1) -> dict:
+def evaluate(nano: NanoModel, folder: Path, device: str, stdlib: Path | None = None, every: int = 1) -> dict:
     """Everything that the model card states, measured on the files that ship: bf16 weights, float32 arithmetic.
 
     `every=10` looks at a tenth of the text and of the questions only: for a slow machine.
     """
-    model = LlamaForCausalLM.from_pretrained(folder, dtype=torch.float32).to(device).eval()
+    # Experts one after another: the plainest way that transformers has.
+    plain = {"experts_implementation": "eager"} if nano.has_experts else {}
+    model = nano.model_class.from_pretrained(folder, dtype=torch.float32, **plain).to(device).eval()
     tokenizer = AutoTokenizer.from_pretrained(folder).backend_tokenizer
-    library, questions = load_library(stdlib), Questions.load()
+    library, questions = load_library(stdlib), Questions.load(nano)
     held_out = list(library.held_out.values())
     trained = list(library.train.values())[:: max(1, len(library.train) // len(held_out))]  # as many, from all over
     results: dict = {
@@ -162,4 +167,7 @@ def evaluate(folder: Path, device: str, stdlib: Path | None = None, every: int =
     results["code"] = [
         prompt + tokenizer.decode(out, skip_special_tokens=True) for prompt, out in zip(CODE_PROMPTS, code)
     ]
+    if nano.has_experts:
+        results["active_parameters"] = active_parameters(model)
+        results["experts"] = describe_experts(model, samples(tokenizer, library, questions.off_topic_held_out))
     return results

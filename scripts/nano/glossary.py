@@ -25,21 +25,22 @@ class Entry:
     held_out: list[str] = field(default_factory=list)
 
 
-def load_entries(folder: Path = GLOSSARY) -> list[Entry]:
+def load_entries(folder: Path = GLOSSARY, files: str = "*.yaml") -> list[Entry]:
     """All entries of all files, in the files' order. `answer` is flattened to one line: YAML may have folded it."""
-    files = sorted(folder.glob("*.yaml"))
-    if not files:
-        raise SystemExit(f"No glossary files in {folder}: nothing to teach.")
-    rows = [row for file in files for row in yaml.safe_load(file.read_text(encoding="utf-8"))]
+    paths = sorted(folder.glob(files))
+    if not paths:
+        raise SystemExit(f"No glossary files {files} in {folder}: nothing to teach.")
+    rows = [row for file in paths for row in yaml.safe_load(file.read_text(encoding="utf-8"))]
     return [
         Entry(row["term"], " ".join(row["answer"].split()), list(row["questions"]), list(row.get("held_out") or []))
         for row in rows
     ]
 
 
-def load_small_talk() -> dict:
-    """`off_topic` (one answer for everything that is not in the glossary) and a few pleasantries."""
-    return yaml.safe_load(SMALL_TALK.read_text(encoding="utf-8"))
+def load_small_talk(name: str, size: str) -> dict:
+    """`off_topic` (one answer for everything that is not in the glossary) and a few pleasantries, as model `name` has
+    them; `size` is its parameters in words."""
+    return yaml.safe_load(SMALL_TALK.read_text(encoding="utf-8").replace("NAME", name).replace("SIZE", size))
 
 
 def normalise(question: str) -> str:

@@ -7,6 +7,7 @@ from random import Random
 from nano.batches import Batches, BatchShape, TextTokens, training_documents
 from nano.conversations import ConversationMaker
 from nano.glossary import GLOSSARY, load_entries, load_small_talk
+from nano.models import NanoModel
 from nano.stdlib import load_library
 from nano.tokenizer import train_tokenizer
 from tokenizers import Tokenizer
@@ -28,17 +29,22 @@ class Data:
 
 
 def prepare(
-    shape: BatchShape, seed: int, library_folder: Path | None, tokenizer_file: Path | None, as_written: float
+    nano: NanoModel,
+    shape: BatchShape,
+    seed: int,
+    library_folder: Path | None,
+    tokenizer_file: Path | None,
+    as_written: float,
 ) -> Data:
     """Read everything. A `tokenizer_file` is used instead of a new tokenizer: a resumed run must keep its own."""
-    entries, small_talk, library = load_entries(), load_small_talk(), load_library(library_folder)
+    entries, small_talk, library = load_entries(), load_small_talk(nano.name, nano.size), load_library(library_folder)
     texts = list(library.train.values())
     glossary = [f"{entry.answer}\n{' '.join(entry.questions)}" for entry in entries]
     if tokenizer_file:
         tokenizer = Tokenizer.from_file(str(tokenizer_file))
     else:
         tokenizer = train_tokenizer([*texts, *glossary * 10])  # ten times: the glossary's words are to be whole tokens
-    maker = ConversationMaker(entries, small_talk, tokenizer, texts)
+    maker = ConversationMaker(nano.name, entries, small_talk, tokenizer, texts)
     maker.phraser.as_written = as_written
     text = TextTokens(training_documents(library, entries, Random(seed)), tokenizer)
 

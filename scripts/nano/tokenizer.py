@@ -19,11 +19,12 @@ VOCAB_SIZE = 4096
 MAX_LENGTH = 2048
 
 # Each message is <|role|>text<|end|>; <|end|> is the EOS, so the assistant's own end stops generation.
+# NAME is the model's.
 CHAT_TEMPLATE = (
     "{{ bos_token }}"
     "{% for message in messages %}"
     "{% if message['role'] not in ['system', 'user', 'assistant'] %}"
-    "{{ raise_exception('nano-llama knows the roles system, user and assistant, not ' + message['role']) }}"
+    "{{ raise_exception('NAME knows the roles system, user and assistant, not ' + message['role']) }}"
     "{% endif %}"
     "{% if message['role'] == 'system' and not loop.first %}"
     "{{ raise_exception('The system message must be the first one') }}"
@@ -56,9 +57,12 @@ def train_tokenizer(texts: Iterable[str]) -> Tokenizer:
     return tokenizer
 
 
-def save_tokenizer(tokenizer: Tokenizer, folder: Path) -> None:
-    """Write tokenizer.json and tokenizer_config.json (the latter with the chat template)."""
-    tokenizer.save(str(folder / "tokenizer.json"))
+def save_tokenizer(tokenizer: Tokenizer | Path, folder: Path, name: str) -> None:
+    """Write tokenizer.json (a file is copied) and tokenizer_config.json, with model `name`'s chat template."""
+    if isinstance(tokenizer, Tokenizer):
+        tokenizer.save(str(folder / "tokenizer.json"))
+    elif tokenizer != folder / "tokenizer.json":
+        (folder / "tokenizer.json").write_bytes(tokenizer.read_bytes())
     config = {
         "tokenizer_class": "PreTrainedTokenizerFast",
         "bos_token": BOS,
@@ -67,6 +71,6 @@ def save_tokenizer(tokenizer: Tokenizer, folder: Path) -> None:
         "model_max_length": MAX_LENGTH,
         "model_input_names": ["input_ids", "attention_mask"],
         "clean_up_tokenization_spaces": False,
-        "chat_template": CHAT_TEMPLATE,
+        "chat_template": CHAT_TEMPLATE.replace("NAME", name),
     }
     (folder / "tokenizer_config.json").write_text(json.dumps(config, indent=2) + "\n")
