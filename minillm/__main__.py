@@ -185,6 +185,31 @@ def compare(
 
 
 @app.command()
+def experts(
+    model: Annotated[str, typer.Argument(help="A mixture of experts: a folder, or a name on the Hugging Face Hub.")],
+    prompts: Annotated[
+        list[str] | None, typer.Option("--prompt", metavar="TEXT", help="May be repeated; a few of ours if not given.")
+    ] = None,
+    max_tokens: MaxTokens = 64,
+    export: Annotated[Path | None, typer.Option(metavar="FILE", help="Write the counts as JSON.")] = None,
+    svg: Annotated[Path | None, typer.Option(metavar="FILE", help="Write the heat map as a picture.")] = None,
+    plain: Annotated[bool, typer.Option("--plain", help="ASCII, without colours.")] = False,
+    settings: Setting = None,
+    break_at: Break = None,
+    break_when: BreakWhen = None,
+    log: Log = None,
+) -> None:
+    """Which experts of a mixture of experts compute which share of some prompts and their answers."""
+    from minillm.cli.experts import run
+    from minillm.cli.options import arm_stops, parse_settings
+    from minillm.request import SamplingParams
+
+    arm_stops(break_at, break_when, log)
+    params = SamplingParams(temperature=0, max_tokens=max_tokens)
+    run(model, prompts or [], params, parse_settings(settings), export, svg, plain)
+
+
+@app.command()
 def probes(
     pattern: Annotated[
         str | None, typer.Argument(metavar="[NAME]", help='All about one, or several: kv.allocate, "kv.*".')

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from minillm.dialects import architecture, translate
 from minillm.files import read_json
 
 DTYPES = ("auto", "float32", "bfloat16", "float16")
@@ -154,16 +155,28 @@ class EngineConfig:
 
 @dataclass
 class RopeConfig:
-    """Rotary position embedding as the checkpoint wants it: base, type, and the type's own parameters."""
+    """Rotary position embedding as the checkpoint wants it: base, type, and the type's own parameters.
+
+    share: how much of a head is turned, from its first number on; 0 is a model that knows positions otherwise.
+    """
 
     theta: float = 10000.0
     type: str = "default"
+    share: float = 1.0
     parameters: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass
 class ModelConfig:
-    """A checkpoint's shape, under Hugging Face's names. ``raw`` keeps the whole of config.json."""
+    """A checkpoint's shape, under Hugging Face's names (dialects.py translates what some call otherwise).
+
+    layer_windows: for each layer, how many tokens back it sees, itself included; None is all, empty is None for all.
+    local_rope: the layers with a window turn by this one, where they have their own.
+    attention_scale: what scores are multiplied with; None is ``head_dim ** -0.5``.
+    norm_offset: what is added to a norm's stored weight.
+    final_logit_softcapping: logits become ``cap * tanh(logits / cap)``; None is no cap.
+    raw: the whole of config.json. Where a field concerns one architecture alone, its file reads it here.
+    """
 
     architecture: str
     vocab_size: int
@@ -180,6 +193,11 @@ class ModelConfig:
     attention_bias: bool = False
     mlp_bias: bool = False
     rope: RopeConfig = field(default_factory=RopeConfig)
+    local_rope: RopeConfig | None = None
+    layer_windows: tuple[int | None, ...] = ()
+    attention_scale: float | None = None
+    norm_offset: float = 0.0
+    final_logit_softcapping: float | None = None
     dtype: str = "float32"
     eos_token_ids: tuple[int, ...] = ()
     bos_token_id: int | None = None
@@ -200,41 +218,57 @@ class ModelConfig:
 
     @classmethod
     def from_dict(cls, raw: dict[str, Any]) -> "ModelConfig":
-        """Understand a config.json of transformers v4 or v5. ValueError names a field that is missing."""
+        """Understand a config.json of transformers v4 or v5. ValueError names a field that is missing, or that no model
+        here can do as it says."""
         needed = ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads")
-        if missing := [name for name in needed if raw.get(name) is None]:
-            raise ValueError(f"config.json lacks {', '.join(missing)}; a decoder-only language model's config has them")
-        for name in (*needed, "num_key_value_heads", "head_dim", "max_position_embeddings"):
+        for name in (*needed, "num_key_value_heads", "head_dim", "max_position_embeddings", "ffn_dim"):
             if raw.get(name) is not None:
                 _at_least(f"config.json: {name}", raw[name], 1)
+        whole, raw = raw, translate(raw)
+        if missing := [name for name in needed if raw.get(name) is None]:
+            raise ValueError(f"config.json lacks {', '.join(missing)}; a decoder-only language model's config has them")
         heads = raw["num_attention_heads"]
         kv_heads, head_dim = raw.get("num_key_value_heads") or heads, raw.get("head_dim") or raw["hidden_size"] // heads
         if heads % kv_heads:
             raise ValueError(
                 f"config.json: {heads} num_attention_heads cannot share {kv_heads} num_key_value_heads evenly"
             )
-        if head_dim % 2:
+        rope, local_rope = _rope_config(raw), raw.get("local_rope_parameters")
+        if rope.share and (head_dim % 2 or int(head_dim * rope.share) % 2):
+            part = f" and partial_rotary_factor {rope.share}" if rope.share != 1 else ""
             raise ValueError(
-                f"config.json: head_dim is {head_dim}, but rotary positions turn pairs, so it must be even"
+                f"config.json: head_dim is {head_dim}{part}, but rotary positions turn pairs, so it must be even"
             )
+        for window in raw.get("layer_windows", ()):
+            if window is not None:
+                _at_least("config.json: sliding_window", window, 1)
         eos = raw.get("eos_token_id")
         return cls(
-            architecture=(raw.get("architectures") or ["unknown"])[0],
+            architecture=architecture(raw),
             **{name: raw[name] for name in needed},
             num_key_value_heads=kv_heads,
             head_dim=head_dim,
-            max_position_embeddings=raw.get("max_position_embeddings", 2048),
+            max_position_embeddings=raw["max_position_embeddings"],
             rms_norm_eps=raw.get("rms_norm_eps", 1e-6),
             hidden_act=raw.get("hidden_act", "silu"),
             tie_word_embeddings=bool(raw.get("tie_word_embeddings", False)),
             attention_bias=bool(raw.get("attention_bias", False)),
             mlp_bias=bool(raw.get("mlp_bias", False)),
-            rope=_rope_config(raw),
+            rope=rope,
+            local_rope=_rope_config({"rope_parameters": local_rope}) if local_rope else None,
+            layer_windows=raw.get("layer_windows", ()),
+            attention_scale=raw.get("attention_scale"),
+            norm_offset=raw.get("norm_offset", 0.0),
+            final_logit_softcapping=raw.get("final_logit_softcapping"),
             dtype=str(raw.get("dtype") or raw.get("torch_dtype") or "float32").removeprefix("torch."),
             eos_token_ids=tuple(eos) if isinstance(eos, list) else () if eos is None else (eos,),
             bos_token_id=raw.get("bos_token_id"),
-            raw=raw,
+            raw=whole,
         )
+
+    def window(self, layer: int) -> int | None:
+        """How many tokens back this layer sees, itself included; None is all."""
+        return self.layer_windows[layer] if self.layer_windows else None
 
     def kv_bytes_per_token(self, itemsize: int) -> int:
         """``2 * L * Hkv * D * itemsize``: the keys and values of one token in all layers."""
@@ -247,7 +281,8 @@ def _rope_config(raw: dict[str, Any]) -> RopeConfig:
     kind = parameters.pop("rope_type", None) or parameters.pop("type", None) or "default"
     parameters.pop("type", None)
     theta = parameters.pop("rope_theta", None) or raw.get("rope_theta") or 10000.0
-    return RopeConfig(theta=float(theta), type=kind, parameters=parameters)
+    share = parameters.pop("partial_rotary_factor", raw.get("partial_rotary_factor"))
+    return RopeConfig(float(theta), kind, 1.0 if share is None else float(share), parameters)
 
 
 def _one_of(name: str, value: Any, choices: tuple[Any, ...]) -> None:

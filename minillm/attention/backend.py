@@ -20,8 +20,11 @@ class AttentionBackend(ABC):
         """Once a step, before the first layer: work out what all layers share. Kept in ``batch.plan``."""
 
     @abstractmethod
-    def attend(self, layer: int, q: Tensor, batch: ForwardBatch, scale: float) -> Tensor:
-        """``q [T, H, D]`` -> ``[T, H * D]``. The step's own keys and values are in the cache already."""
+    def attend(self, layer: int, q: Tensor, batch: ForwardBatch, scale: float, window: int | None = None) -> Tensor:
+        """``q [T, H, D]`` -> ``[T, H * D]``. The step's own keys and values are in the cache already.
+
+        With a sliding window (Beltagy et al. 2020) a token looks at itself and the ``window - 1`` tokens before it.
+        """
 
 
 def choose_backend(name: str, kernels: TorchKernels) -> AttentionBackend:

@@ -22,7 +22,9 @@ class ForwardBatch:
     sample_rows: index in [T] of each token whose logits are wanted (the last known one of its request), None for all.
     kv_cache, backend: where keys and values live, and who computes attention over them.
     plan: what the backend worked out once for this step, for all layers.
+    request_ids [R]: whose tokens they are (a list of ints); only who watches reads it.
     rope: cos and sin of the positions, ``[T, D]`` each, set by the model before its first layer.
+    local_rope: the same for layers with a sliding window, set where these turn by other angles.
     """
 
     input_ids: Tensor
@@ -36,7 +38,9 @@ class ForwardBatch:
     kv_cache: "KVCache" = field(repr=False)
     backend: "AttentionBackend" = field(repr=False)
     plan: Any = field(default=None, repr=False)
+    request_ids: list[int] = field(default_factory=list)
     rope: tuple[Tensor, Tensor] = field(init=False, repr=False)
+    local_rope: tuple[Tensor, Tensor] = field(init=False, repr=False)
 
     @property
     def num_tokens(self) -> int:

@@ -1,6 +1,6 @@
 """Attention on a CPU: decode reads the pages where they lie, with a compiled kernel; prompts go as in the reference."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -16,6 +16,11 @@ class InPlace:
 
     page_table: Tensor  # [R, pages]
     context_lens: Tensor  # [R] int64
+    window: int | None = None
+
+    def within(self, window: int, _batch: ForwardBatch) -> "InPlace":
+        """The same for layers with a sliding window: the kernel starts reading where it starts."""
+        return replace(self, window=window)
 
 
 class CpuAttention(ReferenceAttention):
@@ -31,4 +36,6 @@ class CpuAttention(ReferenceAttention):
         assert isinstance(plan, InPlace)
         cache = batch.kv_cache
         rows, heads = cache.slots[layer], cache.tensor.shape[-2]
-        return self.kernels.paged_decode(q, rows, plan.page_table, plan.context_lens, cache.page_size, heads, scale)
+        return self.kernels.paged_decode(
+            q, rows, plan.page_table, plan.context_lens, cache.page_size, heads, scale, plan.window
+        )

@@ -4,7 +4,7 @@ Pages are first gathered into one contiguous tensor, then torch's scaled_dot_pro
 that compute one token (all of a decode step) go through together, padded to the longest; prompts go one by one.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import gcd
 from typing import Any
 
@@ -30,20 +30,34 @@ class Gather:
     mask: Tensor | None  # [R, 1, queries, longest], added to the scores; None where nothing is hidden but by causality
     first: int | None  # the first piece, if all lie side by side: then they are read where they are
     buffer: Tensor | None  # [R * n, grain * 2 * Hkv * D]: where the copy goes, every layer over the one before
+    lengths: list[int]  # [R]: how many tokens each request sees
+    queries: int  # how many each computes
+
+    def within(self, window: int, batch: ForwardBatch) -> "Gather":
+        """The same for layers with a sliding window: what lies before it is hidden too."""
+        if self.longest <= window:
+            return self
+        return replace(self, mask=_mask(self.lengths, self.queries, batch, window))
 
 
 class ReferenceAttention(AttentionBackend):
     name = "reference"
 
-    def prepare(self, batch: ForwardBatch) -> list[Any]:
-        """One gather for all single-token requests together, then one for each longer request."""
-        singles: list[Any] = [self.plan_singles(batch)] if batch.num_single else []
-        return singles + [_plan_gather(batch, r, r + 1) for r in range(batch.num_single, batch.num_requests)]
+    def prepare(self, batch: ForwardBatch) -> dict[int | None, list[Any]]:
+        """One gather for all single-token requests together, then one for each longer request.
 
-    def attend(self, layer: int, q: Tensor, batch: ForwardBatch, scale: float) -> Tensor:
+        These are for layers without a window; the first layer that has one adds its own.
+        """
+        singles: list[Any] = [self.plan_singles(batch)] if batch.num_single else []
+        return {None: singles + [_plan_gather(batch, r, r + 1) for r in range(batch.num_single, batch.num_requests)]}
+
+    def attend(self, layer: int, q: Tensor, batch: ForwardBatch, scale: float, window: int | None = None) -> Tensor:
         """``q [T, H, D]`` -> ``[T, H * D]``."""
         T, H, D = q.shape
-        plans, singles = batch.plan, batch.num_single
+        if window not in batch.plan:
+            assert window is not None
+            batch.plan[window] = [plan.within(window, batch) for plan in batch.plan[None]]
+        plans, singles = batch.plan[window], batch.num_single
         if singles == T:
             return self.decode(layer, q, batch, plans[0], scale)
         out = q.new_empty(T, H, D)
@@ -71,11 +85,10 @@ class ReferenceAttention(AttentionBackend):
 
     def prefill(self, layer: int, q: Tensor, batch: ForwardBatch, gather: Gather, scale: float) -> Tensor:
         """Several queries of one request, the last of its context: ``q [Tq, H, D]`` -> ``[Tq, H, D]``."""
-        Tq = len(q)
         k, v = gather_kv(layer, batch, gather)  # [1, Hkv, C, D]
         queries = q.transpose(0, 1)[None]  # [1, H, Tq, D]
         out = scaled_dot_product_attention(
-            queries, k, v, gather.mask, is_causal=k.shape[2] == Tq, scale=scale, enable_gqa=k.shape[1] != q.shape[1]
+            queries, k, v, gather.mask, is_causal=gather.mask is None, scale=scale, enable_gqa=k.shape[1] != q.shape[1]
         )
         return out[0].transpose(0, 1)
 
@@ -107,11 +120,11 @@ def _plan_gather(batch: ForwardBatch, first: int, last: int) -> Gather:
         table = (table[:, :, None] * within + inside).flatten(1)  # [R, pages * within]
     pieces = table[:, :n].reshape(-1)
     hides = min(lengths) < longest or 1 < queries < longest  # a whole prompt needs no mask: causality says it all
-    mask = _mask(lengths, queries, longest, batch) if hides else None
+    mask = _mask(lengths, queries, batch) if hides else None
     start = _side_by_side(pieces) if last - first == 1 else None
     width = grain * cache.slots[0].shape[1]
     buffer = cache.tensor.new_empty(len(pieces), width) if start is None else None
-    return Gather(pieces, grain, last - first, longest, mask, start, buffer)
+    return Gather(pieces, grain, last - first, longest, mask, start, buffer, lengths, queries)
 
 
 def _side_by_side(pieces: Tensor) -> int | None:
@@ -122,10 +135,12 @@ def _side_by_side(pieces: Tensor) -> int | None:
     return listed[0] if listed == list(range(listed[0], listed[0] + len(listed))) else None
 
 
-def _mask(lengths: list[int], queries: int, width: int, batch: ForwardBatch) -> Tensor:
-    """``[R, 1, queries, width]``: 0 where query i (position ``length - queries + i``) may look, -inf elsewhere."""
+def _mask(lengths: list[int], queries: int, batch: ForwardBatch, window: int | None = None) -> Tensor:
+    """``[R, 1, queries, longest]``: 0 where query i (position ``length - queries + i``) may look, -inf elsewhere."""
     dtype, device = batch.kv_cache.tensor.dtype, batch.page_table.device
-    keys, later = torch.arange(width, device=device), torch.arange(queries - 1, -1, -1, device=device)
-    ends = torch.tensor(lengths, device=device)[:, None] - later  # [R, queries]
-    hidden = keys >= ends[:, :, None]  # [R, queries, width]
+    keys, later = torch.arange(max(lengths), device=device), torch.arange(queries - 1, -1, -1, device=device)
+    ends = (torch.tensor(lengths, device=device)[:, None] - later)[:, :, None]  # [R, queries, 1]
+    hidden = keys >= ends  # [R, queries, longest]
+    if window is not None:
+        hidden |= keys < ends - window
     return torch.zeros(hidden.shape, dtype=dtype, device=device).masked_fill_(hidden, float("-inf"))[:, None]

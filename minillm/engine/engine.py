@@ -54,7 +54,7 @@ class Engine:
         free = free_bytes(self.device)
         self.memory = plan_memory(config, self.model_config, model, self.dtype, free, cpu=self.device.type == "cpu")
         load_weights(model, self.folder, self.device)
-        model.rotary.make_tables(config.max_model_len, self.device)  # type: ignore[operator, union-attr]
+        model.make_tables(config.max_model_len, self.device)  # type: ignore[operator]
         # 3. Where keys and values live, and who works with them.
         pool = PagePool(self.memory.num_pages, self.memory.page_size)
         heads = self.model_config.num_key_value_heads

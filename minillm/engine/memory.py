@@ -10,6 +10,7 @@ from minillm.config import EngineConfig, ModelConfig
 from minillm.debug.probes import probe
 from minillm.kvcache.pages import pages_for
 from minillm.layers.embedding import LMHead
+from minillm.layers.moe import MixtureOfExperts
 from minillm.quantization.packed import PackedDenseFormat
 
 CPU_CACHE = (
@@ -88,7 +89,7 @@ def most_that_fits(
     """What is needed, and as many pages as what is left of ``free`` bytes holds; maybe none."""
     assert isinstance(config.page_size, int)
     weights = weight_bytes(model)
-    activations = activation_bytes(config, model_config, dtype)
+    activations = activation_bytes(config, model_config, model, dtype)
     page_bytes = config.page_size * model_config.kv_bytes_per_token(dtype.itemsize)
     limit = int(free * config.gpu_memory_utilization)
     why = f"what gpu_memory_utilization={config.gpu_memory_utilization} leaves"
@@ -104,12 +105,13 @@ def weight_bytes(model: nn.Module) -> int:
     return sum(p.nbytes for p in model.parameters()) + (head.weight.nbytes if twice and head else 0)
 
 
-def activation_bytes(config: EngineConfig, model_config: ModelConfig, dtype: torch.dtype) -> int:
+def activation_bytes(config: EngineConfig, model_config: ModelConfig, model: nn.Module, dtype: torch.dtype) -> int:
     """The most that one step holds beside weights and cache: a layer's widest moment, a gathered context, logits."""
     c = model_config
     tokens = config.max_num_batched_tokens
     heads = (c.num_attention_heads + 2 * c.num_key_value_heads) * c.head_dim
-    widest = max(heads + c.num_attention_heads * c.head_dim, 3 * c.intermediate_size)
+    experts = (module.numbers_per_token for module in model.modules() if isinstance(module, MixtureOfExperts))
+    widest = max(heads + c.num_attention_heads * c.head_dim, 3 * c.intermediate_size, *experts)
     layer = (
         tokens * (3 * c.hidden_size + widest) * dtype.itemsize
     )  # the residual stream, its normalised copy, the output

@@ -91,6 +91,7 @@ class ModelRunner:
             sample_rows=self._sample_rows(rows),
             kv_cache=self.kv_cache,
             backend=self.backend,
+            request_ids=[row.request_id for row in rows],
         )
 
     def _sample_rows(self, rows: list[PlanRow]) -> Tensor | None:

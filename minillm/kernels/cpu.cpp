@@ -50,7 +50,7 @@ static inline float exp_negative(float x) {
 
 template <typename T>
 static void rms_norm(T* __restrict x, const T* __restrict add, const T* __restrict weight, T* __restrict out, int64_t rows,
-                     int64_t size, float eps) {
+                     int64_t size, float eps, float offset) {
     for (int64_t t = 0; t < rows; t++, x += size, out += size) {
         float sum = 0;
         if (add) {
@@ -59,7 +59,25 @@ static void rms_norm(T* __restrict x, const T* __restrict add, const T* __restri
         }
         for (int64_t i = 0; i < size; i++) sum += float(x[i]) * float(x[i]);
         float scale = 1.0f / std::sqrt(sum / size + eps);
-        for (int64_t i = 0; i < size; i++) out[i] = T(float(T(float(x[i]) * scale)) * float(weight[i]));
+        for (int64_t i = 0; i < size; i++) out[i] = T(float(T(float(x[i]) * scale)) * (float(weight[i]) + offset));
+    }
+}
+
+// qkv [rows, (H + 2 Hkv) D]: each query and key head normalised by itself, in place.
+template <typename T>
+static void norm_heads(T* __restrict qkv, const T* __restrict q_weight, const T* __restrict k_weight, int64_t rows, int64_t H,
+                       int64_t Hkv, int64_t D, float eps, float offset) {
+    int64_t width = (H + 2 * Hkv) * D;
+#pragma omp parallel for if (rows * width > 65536)
+    for (int64_t t = 0; t < rows; t++) {
+        for (int64_t h = 0; h < H + Hkv; h++) {
+            T* x = qkv + t * width + h * D;
+            const T* weight = h < H ? q_weight : k_weight;
+            float sum = 0;
+            for (int64_t i = 0; i < D; i++) sum += float(x[i]) * float(x[i]);
+            float scale = 1.0f / std::sqrt(sum / D + eps);
+            for (int64_t i = 0; i < D; i++) x[i] = T(float(T(float(x[i]) * scale)) * (float(weight[i]) + offset));
+        }
     }
 }
 
@@ -77,14 +95,16 @@ static void silu_and_multiply(const T* __restrict gate_up, T* __restrict out, in
     }
 }
 
-// qkv [rows, (H + 2 Hkv) D]: queries and keys turned in place, then keys and values copied to their slots.
+// qkv [rows, (H + 2 Hkv) D]: the first "turned" numbers of each query and key head turned in place, then keys and values
+// copied to their slots.
 template <typename T>
 static void rotate_and_store(T* __restrict qkv, const T* __restrict cos, const T* __restrict sin, T* __restrict cache,
-                             const int64_t* __restrict slots, int64_t rows, int64_t H, int64_t Hkv, int64_t D) {
-    int64_t width = (H + 2 * Hkv) * D, half = D / 2;
+                             const int64_t* __restrict slots, int64_t rows, int64_t H, int64_t Hkv, int64_t D,
+                             int64_t turned) {
+    int64_t width = (H + 2 * Hkv) * D, half = turned / 2;
 #pragma omp parallel for if (rows * width > 65536)
     for (int64_t t = 0; t < rows; t++) {
-        const T *c = cos + t * D, *s = sin + t * D;
+        const T *c = cos + t * turned, *s = sin + t * turned;
         for (int64_t h = 0; h < H + Hkv; h++) {
             T *a = qkv + t * width + h * D, *b = a + half;
             for (int64_t i = 0; i < half; i++) {
@@ -99,7 +119,8 @@ static void rotate_and_store(T* __restrict qkv, const T* __restrict cos, const T
 
 // One query a request, BLOCK tokens at a time with an online softmax (Milakov and Gimelshein 2018): the highest score so far,
 // the sum of exponentials and the weighted sum of values are kept, and corrected when a higher score comes. One pass over
-// the keys and values of the key/value heads [first, last), as they lie in memory: page by page, token by token.
+// the keys and values of the key/value heads [first, last), as they lie in memory: page by page, token by token, from
+// token "begin" on (with a sliding window, what lies before it is not read).
 constexpr int64_t BLOCK = 16;
 
 // Ask memory for what will be read soon, into the second-level cache: the first is too small for a block of all heads.
@@ -109,8 +130,8 @@ static inline void prefetch(const T* data, int64_t count) {
 }
 
 template <typename T, int64_t D>
-static void decode_request(const T* __restrict q, const T* __restrict cache, const int64_t* __restrict pages, int64_t length,
-                           T* __restrict out, int64_t first, int64_t last, int64_t G, int64_t Hkv, int64_t S, float scale,
+static void decode_request(const T* __restrict q, const T* __restrict cache, const int64_t* __restrict pages, int64_t begin,
+                           int64_t length, T* __restrict out, int64_t first, int64_t last, int64_t G, int64_t Hkv, int64_t S, float scale,
                            int64_t d) {
     const int64_t size = D ? D : d;  // known to the compiler for the usual sizes
     const int64_t heads = (last - first) * G, row = 2 * Hkv * size;
@@ -121,7 +142,7 @@ static void decode_request(const T* __restrict q, const T* __restrict cache, con
     for (int64_t i = 0; i < heads * size; i++) query[i] = float(q[i]) * scale, sums[i] = 0;
     for (int64_t h = 0; h < heads; h++) top[h] = -INFINITY, total[h] = 0;
 
-    for (int64_t start = 0, count; start < length; start += count) {
+    for (int64_t start = begin, count; start < length; start += count) {
         int64_t offset = start % S, rest = S - offset < length - start ? S - offset : length - start;
         count = rest < BLOCK ? rest : BLOCK;  // never over the end of a page
         const T* k = cache + (pages[start / S] * S + offset) * row + first * size;
@@ -167,13 +188,15 @@ static void decode_request(const T* __restrict q, const T* __restrict cache, con
 
 template <typename T>
 static void paged_decode(const T* q, int64_t q_stride, const T* cache, const int64_t* page_table, int64_t table_stride,
-                         const int64_t* lengths, T* out, int64_t R, int64_t H, int64_t Hkv, int64_t D, int64_t S, float scale) {
+                         const int64_t* lengths, T* out, int64_t R, int64_t H, int64_t Hkv, int64_t D, int64_t S, float scale,
+                         int64_t window) {
     int64_t G = H / Hkv, parts = R < 4 ? Hkv : 1;  // few requests: cut them by heads, so that every thread has work
     auto request = D == 64 ? decode_request<T, 64> : D == 128 ? decode_request<T, 128> : decode_request<T, 0>;
 #pragma omp parallel for schedule(dynamic)
     for (int64_t i = 0; i < R * parts; i++) {
         int64_t r = i / parts, part = i % parts;
-        request(q + r * q_stride, cache, page_table + r * table_stride, lengths[r], out + r * H * D, part * Hkv / parts,
+        int64_t begin = window && window < lengths[r] ? lengths[r] - window : 0;  // window 0: there is none
+        request(q + r * q_stride, cache, page_table + r * table_stride, begin, lengths[r], out + r * H * D, part * Hkv / parts,
                 (part + 1) * Hkv / parts, G, Hkv, S, scale, D);
     }
 }
@@ -269,20 +292,25 @@ extern "C" void linear_bfloat16(const bf16* x, const float* w, const bf16* bias,
 #endif
 
 #define EXPORT(T, NAME)                                                                                                      \
-    extern "C" void rms_norm_##NAME(T* x, const T* add, const T* w, T* out, int64_t rows, int64_t size, float eps) {         \
-        rms_norm(x, add, w, out, rows, size, eps);                                                                           \
+    extern "C" void rms_norm_##NAME(T* x, const T* add, const T* w, T* out, int64_t rows, int64_t size, float eps,           \
+                                    float offset) {                                                                          \
+        rms_norm(x, add, w, out, rows, size, eps, offset);                                                                   \
+    }                                                                                                                        \
+    extern "C" void norm_heads_##NAME(T* qkv, const T* q_weight, const T* k_weight, int64_t rows, int64_t H, int64_t Hkv,    \
+                                      int64_t D, float eps, float offset) {                                                  \
+        norm_heads(qkv, q_weight, k_weight, rows, H, Hkv, D, eps, offset);                                                   \
     }                                                                                                                        \
     extern "C" void silu_and_multiply_##NAME(const T* gate_up, T* out, int64_t rows, int64_t size) {                         \
         silu_and_multiply(gate_up, out, rows, size);                                                                         \
     }                                                                                                                        \
     extern "C" void rotate_and_store_##NAME(T* qkv, const T* cos, const T* sin, T* cache, const int64_t* slots,              \
-                                            int64_t rows, int64_t H, int64_t Hkv, int64_t D) {                               \
-        rotate_and_store(qkv, cos, sin, cache, slots, rows, H, Hkv, D);                                                      \
+                                            int64_t rows, int64_t H, int64_t Hkv, int64_t D, int64_t turned) {               \
+        rotate_and_store(qkv, cos, sin, cache, slots, rows, H, Hkv, D, turned);                                              \
     }                                                                                                                        \
     extern "C" void paged_decode_##NAME(const T* q, int64_t q_stride, const T* cache, const int64_t* table,                  \
                                         int64_t table_stride, const int64_t* lengths, T* out, int64_t R, int64_t H,          \
-                                        int64_t Hkv, int64_t D, int64_t S, float scale) {                                    \
-        paged_decode(q, q_stride, cache, table, table_stride, lengths, out, R, H, Hkv, D, S, scale);                         \
+                                        int64_t Hkv, int64_t D, int64_t S, float scale, int64_t window) {                    \
+        paged_decode(q, q_stride, cache, table, table_stride, lengths, out, R, H, Hkv, D, S, scale, window);                 \
     }
 
 EXPORT(float, float32)

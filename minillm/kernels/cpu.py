@@ -29,10 +29,11 @@ SUFFIX = {torch.float32: "float32", torch.bfloat16: "bfloat16"}
 
 _P, _I, _F = ctypes.c_void_p, ctypes.c_int64, ctypes.c_float
 SIGNATURES = {
-    "rms_norm": [_P, _P, _P, _P, _I, _I, _F],
+    "rms_norm": [_P, _P, _P, _P, _I, _I, _F, _F],
+    "norm_heads": [_P, _P, _P, _I, _I, _I, _I, _F, _F],
     "silu_and_multiply": [_P, _P, _I, _I],
-    "rotate_and_store": [_P, _P, _P, _P, _P, _I, _I, _I, _I],
-    "paged_decode": [_P, _I, _P, _P, _I, _P, _P, _I, _I, _I, _I, _I, _F],
+    "rotate_and_store": [_P, _P, _P, _P, _P, _I, _I, _I, _I, _I],
+    "paged_decode": [_P, _I, _P, _P, _I, _P, _P, _I, _I, _I, _I, _I, _F, _I],
 }
 
 
@@ -52,7 +53,12 @@ class CpuKernels(TorchKernels):
             function.argtypes, function.restype = arguments, None
             self._functions[name] = function
 
-    def rms_norm(self, x: Tensor, weight: Tensor, eps: float, add: Tensor | None = None) -> Tensor:
+    def offset_rms_norm(
+        self, x: Tensor, weight: Tensor, eps: float, offset: float, add: Tensor | None = None
+    ) -> Tensor:
+        return self.rms_norm(x, weight, eps, add, offset)
+
+    def rms_norm(self, x: Tensor, weight: Tensor, eps: float, add: Tensor | None = None, offset: float = 0.0) -> Tensor:
         out = torch.empty_like(x)
         rows, size = x.shape
         self._functions["rms_norm"](
@@ -63,8 +69,31 @@ class CpuKernels(TorchKernels):
             rows,
             size,
             eps,
+            offset,
         )
         return out
+
+    def norm_heads(
+        self,
+        qkv: Tensor,
+        q_weight: Tensor,
+        k_weight: Tensor,
+        eps: float,
+        num_heads: int,
+        num_kv_heads: int,
+        offset: float = 0.0,
+    ) -> None:
+        self._functions["norm_heads"](
+            qkv.data_ptr(),
+            q_weight.data_ptr(),
+            k_weight.data_ptr(),
+            len(qkv),
+            num_heads,
+            num_kv_heads,
+            len(q_weight),
+            eps,
+            offset,
+        )
 
     def gated_activation(self, gate_up: Tensor, act: str) -> Tensor:
         if act != "silu":
@@ -77,7 +106,7 @@ class CpuKernels(TorchKernels):
     def rotate_and_store(
         self, qkv: Tensor, cos: Tensor, sin: Tensor, cache: Tensor, slots: Tensor, num_heads: int, num_kv_heads: int
     ) -> None:
-        rows, D = cos.shape
+        rows, turned = cos.shape
         self._functions["rotate_and_store"](
             qkv.data_ptr(),
             cos.data_ptr(),
@@ -87,7 +116,8 @@ class CpuKernels(TorchKernels):
             rows,
             num_heads,
             num_kv_heads,
-            D,
+            qkv.shape[1] // (num_heads + 2 * num_kv_heads),
+            turned,
         )
 
     def can_interleave(self, dtype: torch.dtype) -> bool:
@@ -122,17 +152,18 @@ class CpuKernels(TorchKernels):
         page_size: int,
         num_kv_heads: int,
         scale: float,
+        window: int | None = None,
     ) -> Tensor:
         """Attention of one query a request: ``q [R, H, D]`` over ``cache [P * S, 2 * Hkv * D]`` -> ``[R, H * D]``.
 
         page_table [R, pages], context_lens [R] (int64): where each request's keys and values lie, and how many there
-        are.
+        are; of these only the last ``window`` are looked at.
         """
         R, H, D = q.shape
         out = q.new_empty(R, H * D)
         self._functions["paged_decode"](
             q.data_ptr(), q.stride(0), cache.data_ptr(), page_table.data_ptr(), page_table.stride(0),
-            context_lens.data_ptr(), out.data_ptr(), R, H, num_kv_heads, D, page_size, scale,
+            context_lens.data_ptr(), out.data_ptr(), R, H, num_kv_heads, D, page_size, scale, window or 0,
         )  # fmt: skip
         return out
 

@@ -3,6 +3,7 @@ with them."""
 
 from collections.abc import Callable
 
+import torch
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -25,6 +26,33 @@ class TorchKernels:
             x += add
         return F.rms_norm(x, weight.shape, weight, eps)
 
+    def offset_rms_norm(
+        self, x: Tensor, weight: Tensor, eps: float, offset: float, add: Tensor | None = None
+    ) -> Tensor:
+        """`rms_norm` with ``offset + weight`` for the weight."""
+        if add is not None:
+            x += add
+        return _rms_norm(x, weight, eps, offset)
+
+    def norm_heads(
+        self,
+        qkv: Tensor,
+        q_weight: Tensor,
+        k_weight: Tensor,
+        eps: float,
+        num_heads: int,
+        num_kv_heads: int,
+        offset: float = 0.0,
+    ) -> None:
+        """`offset_rms_norm` of each query and key head by itself, in place.
+
+        qkv [T, (H + 2 * Hkv) * D], the values at its end untouched; q_weight, k_weight [D].
+        """
+        heads = qkv.view(len(qkv), -1, len(q_weight))  # [T, H + 2 * Hkv, D]
+        queries, keys = heads[:, :num_heads], heads[:, num_heads : num_heads + num_kv_heads]
+        queries.copy_(_rms_norm(queries, q_weight, eps, offset))
+        keys.copy_(_rms_norm(keys, k_weight, eps, offset))
+
     def gated_activation(self, gate_up: Tensor, act: str) -> Tensor:
         """``gate_up [T, 2 * I]`` -> ``act(gate) * up [T, I]``."""
         gate, up = gate_up.chunk(2, dim=-1)
@@ -45,8 +73,20 @@ class TorchKernels:
     ) -> None:
         """Turn queries and keys by their position, in place, then write keys and values to the cache.
 
-        qkv [T, (H + 2 * Hkv) * D]; cos, sin [T, D]; cache [P * S, 2 * Hkv * D]; slots [T].
+        qkv [T, (H + 2 * Hkv) * D]; cos, sin [T, D]; cache [P * S, 2 * Hkv * D]; slots [T]. Where cos and sin are
+        shorter than D, only so many numbers of a head are turned, the first ones; with none, nothing is.
         """
-        T, D = cos.shape
-        self.rotate(qkv.view(T, -1, D)[:, : num_heads + num_kv_heads], cos, sin)  # [T, H + Hkv, D]
+        T, turned = cos.shape
+        D = qkv.shape[1] // (num_heads + 2 * num_kv_heads)
+        if turned:
+            heads = qkv.view(T, -1, D)[:, : num_heads + num_kv_heads]  # [T, H + Hkv, D]
+            self.rotate(heads[:, :, :turned], cos, sin)
         cache.index_copy_(0, slots, qkv[:, num_heads * D :])
+
+
+def _rms_norm(x: Tensor, weight: Tensor, eps: float, offset: float) -> Tensor:
+    """Over the last dimension of ``x [.., size]``, with ``weight [size]``."""
+    if not offset:
+        return F.rms_norm(x, weight.shape, weight, eps)
+    # In float32: 1 + w, rounded to bfloat16, would have lost most of a small w.
+    return F.rms_norm(x.to(torch.float32), weight.shape, weight.to(torch.float32) + offset, eps).to(x.dtype)

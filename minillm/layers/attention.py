@@ -7,30 +7,59 @@ from minillm.config import ModelConfig
 from minillm.debug.probes import probe
 from minillm.layers.build import LayerBuild
 from minillm.layers.linear import QKVParallelLinear, RowParallelLinear
+from minillm.layers.norm import make_norm
 
 
 class Attention(nn.Module):
-    """Grouped-query attention (Ainslie et al. 2023) with rotary positions, over the paged cache of ``batch``."""
+    """Grouped-query attention (Ainslie et al. 2023) with rotary positions, over the paged cache of ``batch``.
 
-    def __init__(self, config: ModelConfig, layer: int, build: LayerBuild) -> None:
+    An architecture that differs overrides `prepare_heads` or `rope_of`; the rest is in the config. ``o_bias`` is for
+    those whose output projection has a bias where the others have none, or the other way round.
+    """
+
+    def __init__(self, config: ModelConfig, layer: int, build: LayerBuild, o_bias: bool | None = None) -> None:
         super().__init__()
-        self.layer, self.head_dim, self.scale = layer, config.head_dim, config.head_dim**-0.5
+        self.layer, self.head_dim = layer, config.head_dim
+        self.scale, self.window = config.attention_scale or config.head_dim**-0.5, config.window(layer)
         heads, kv_heads, bias = config.num_attention_heads, config.num_key_value_heads, config.attention_bias
         self.qkv_proj = QKVParallelLinear(config.hidden_size, config.head_dim, heads, kv_heads, bias, build)
-        self.o_proj = RowParallelLinear(heads * config.head_dim, config.hidden_size, bias, build)
+        o_bias = bias if o_bias is None else o_bias
+        self.o_proj = RowParallelLinear(heads * config.head_dim, config.hidden_size, o_bias, build)
         self.num_heads, self.num_kv_heads = self.qkv_proj.num_heads, self.qkv_proj.num_kv_heads
         self.kernels = build.kernels
+
+    def prepare_heads(self, qkv: Tensor) -> None:
+        """What happens to ``qkv [T, (H + 2 * Hkv) * D]``, in place, before it is turned by position: here nothing."""
+
+    def rope_of(self, batch: ForwardBatch) -> tuple[Tensor, Tensor]:
+        """cos and sin for this layer, ``[T, D]`` each."""
+        return batch.rope
 
     def forward(self, hidden: Tensor, batch: ForwardBatch) -> Tensor:
         """``[T, hidden]`` -> ``[T, hidden]``."""
         H, Hkv, D = self.num_heads, self.num_kv_heads, self.head_dim
         qkv = self.qkv_proj(hidden)  # [T, (H + 2 * Hkv) * D]
+        self.prepare_heads(qkv)
         heads = qkv.view(-1, H + 2 * Hkv, D)
         q, k, v = heads[:, :H], heads[:, H : H + Hkv], heads[:, H + Hkv :]
-        cos, sin = batch.rope
+        cos, sin = self.rope_of(batch)
         cache = batch.kv_cache.slots[self.layer]  # [P * S, 2 * Hkv * D]
         probe.on and probe("kv.store", layer=self.layer, q=q, k=k, v=v, slots=batch.slots, batch=batch)
         self.kernels.rotate_and_store(qkv, cos, sin, cache, batch.slots, H, Hkv)
         probe.on and probe("attention.attend", layer=self.layer, q=q, k=k, v=v, batch=batch)
-        out = batch.backend.attend(self.layer, q, batch, self.scale)  # [T, H * D]
+        out = batch.backend.attend(self.layer, q, batch, self.scale, self.window)  # [T, H * D]
         return self.o_proj(out)
+
+
+class NormedAttention(Attention):
+    """Attention whose query and key heads are normalised before they are turned (QK-norm, Dehghani et al. 2023)."""
+
+    def __init__(self, config: ModelConfig, layer: int, build: LayerBuild, o_bias: bool | None = None) -> None:
+        super().__init__(config, layer, build, o_bias)
+        self.q_norm = make_norm(config, build, config.head_dim)
+        self.k_norm = make_norm(config, build, config.head_dim)
+
+    def prepare_heads(self, qkv: Tensor) -> None:
+        """Each head of ``qkv [T, (H + 2 * Hkv) * D]`` by itself, over its D numbers, in place; values stay."""
+        q, k = self.q_norm, self.k_norm
+        self.kernels.norm_heads(qkv, q.weight, k.weight, q.eps, self.num_heads, self.num_kv_heads, q.offset)

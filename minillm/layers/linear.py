@@ -13,6 +13,8 @@ from torch import Tensor, nn
 from minillm.debug.probes import probe
 from minillm.layers.build import LayerBuild
 
+WHOLE = -1  # as a part: all parts at once, which some checkpoints hold as one tensor
+
 
 class LinearBase(nn.Module, ABC):
     """``y = x W^T + b`` with ``W [N, K]`` of this rank, stored as ``format`` says.
@@ -67,12 +69,18 @@ class ColumnParallelLinear(LinearBase):
 
     def load(self, parameter: nn.Parameter, tensor: Tensor, part: int) -> None:
         """``tensor [N of the part, K]`` or a bias ``[N of the part]``: this rank's rows go below the parts before."""
+        if part == WHOLE:
+            rows = [self.checkpoint_shape(parameter, i)[0] for i in range(len(self.parts))]
+            for i, piece in enumerate(tensor.split(rows)):
+                self.load(parameter, piece, i)
+            return
         size = self.parts[part]
         mine = tensor.narrow(0, self.shard_of(part) * size, size)
         parameter.data.narrow(0, sum(self.parts[:part]), size).copy_(mine)
 
     def checkpoint_shape(self, parameter: nn.Parameter, part: int) -> list[int]:
-        return [self.parts[part] * self.num_shards(part), *parameter.shape[1:]]
+        parts = range(len(self.parts)) if part == WHOLE else [part]
+        return [sum(self.parts[i] * self.num_shards(i) for i in parts), *parameter.shape[1:]]
 
     def num_shards(self, part: int) -> int:
         """Into how many equal shards the part is cut."""

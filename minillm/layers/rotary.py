@@ -18,19 +18,25 @@ RopeType = Callable[[RopeConfig, int, int], tuple[Tensor, float]]
 
 
 class RotaryEmbedding(nn.Module):
-    """Tables of cos and sin for every position, made once after loading; `rows` picks a step's."""
+    """Tables of cos and sin for every position, made once after loading; `rows` picks a step's.
 
-    def __init__(self, config: ModelConfig, dtype: torch.dtype) -> None:
+    ``rope`` is the config's own, unless given: some models have a second one.
+    """
+
+    def __init__(self, config: ModelConfig, dtype: torch.dtype, rope: RopeConfig | None = None) -> None:
         super().__init__()
-        if config.rope.type not in ROPE_TYPES:
-            raise ValueError(f"RoPE type {config.rope.type!r} is unknown; supported: {', '.join(sorted(ROPE_TYPES))}")
-        self.config, self.dtype = config, dtype
+        self.config, self.dtype, self.rope = config, dtype, rope or config.rope
+        if self.rope.type not in ROPE_TYPES:
+            raise ValueError(f"RoPE type {self.rope.type!r} is unknown; supported: {', '.join(sorted(ROPE_TYPES))}")
         self.cos: Tensor | None = None
         self.sin: Tensor | None = None
 
     def make_tables(self, max_positions: int, device: torch.device) -> None:
-        """``cos, sin [max_positions, D]``; sin's first half is negative, which is half of the rotation's minus sign."""
-        rope, D = self.config.rope, self.config.head_dim
+        """``cos, sin [max_positions, D]``; sin's first half is negative, which is half of the rotation's minus sign.
+
+        Here and below, D is how many numbers of a head are turned: all, or the config's share.
+        """
+        rope, D = self.rope, int(self.config.head_dim * self.rope.share)
         inv_freq, factor = ROPE_TYPES[rope.type](rope, D, self.config.max_position_embeddings)
         angles = torch.outer(torch.arange(max_positions, dtype=torch.float32), inv_freq)  # [max_positions, D / 2]
         cos, sin = angles.cos() * factor, angles.sin() * factor
@@ -98,6 +104,27 @@ def _yarn_attention_factor(rope: RopeConfig, factor: float) -> float:
     return sharpen(1.0)
 
 
+def _longrope(rope: RopeConfig, D: int, max_positions: int) -> tuple[Tensor, float]:
+    """LongRoPE (Ding et al. 2024): a factor for each pair, and one on attention's sharpness.
+
+    There are two lists of factors. The short one holds up to the original context; a sequence that grows beyond would
+    have to be computed anew with the long one, so that is as far as we serve these models (see dialects.py).
+    """
+    given = rope.parameters
+    factors, original = given.get("short_factor"), _parameter(rope, "original_max_position_embeddings")
+    if not isinstance(factors, list) or len(factors) != D // 2:
+        raise ValueError(
+            f"RoPE type 'longrope' needs {D // 2} numbers as 'short_factor' in the config's rope parameters, one for "
+            f"each pair of the {D} numbers of a head that are turned; it is {factors!r}"
+        )
+    inv_freq, _ = _default(rope, D, max_positions)
+    factor = given.get("factor") or max_positions / original
+    sharpness = math.sqrt(1 + math.log(factor) / math.log(original)) if factor > 1 else 1.0
+    if given.get("attention_factor") is not None:
+        sharpness = float(given["attention_factor"])
+    return inv_freq / torch.tensor(factors, dtype=torch.float32), sharpness
+
+
 def _parameter(rope: RopeConfig, name: str) -> float:
     if rope.parameters.get(name) is None:
         raise ValueError(
@@ -106,4 +133,10 @@ def _parameter(rope: RopeConfig, name: str) -> float:
     return float(rope.parameters[name])
 
 
-ROPE_TYPES: dict[str, RopeType] = {"default": _default, "linear": _linear, "llama3": _llama3, "yarn": _yarn}
+ROPE_TYPES: dict[str, RopeType] = {
+    "default": _default,
+    "linear": _linear,
+    "llama3": _llama3,
+    "longrope": _longrope,
+    "yarn": _yarn,
+}

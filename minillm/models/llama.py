@@ -1,6 +1,9 @@
 """Llama: the architecture that most open models vary. A plain module,
 ``model(input_ids, positions, batch) -> hidden``."""
 
+from collections.abc import Iterable
+
+import torch
 from torch import Tensor, nn
 
 from minillm.attention.batch import ForwardBatch
@@ -11,7 +14,7 @@ from minillm.layers.attention import Attention
 from minillm.layers.build import LayerBuild
 from minillm.layers.embedding import Embedding, LMHead
 from minillm.layers.linear import ColumnParallelLinear, RowParallelLinear
-from minillm.layers.norm import RMSNorm
+from minillm.layers.norm import make_norm
 from minillm.layers.rotary import RotaryEmbedding
 from minillm.models.registry import register
 
@@ -26,24 +29,32 @@ class LlamaMLP(nn.Module):
         self.act = GatedActivation(config.hidden_act, build)
         self.down_proj = RowParallelLinear(inner, hidden, bias, build)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """``[T, hidden]`` -> ``[T, hidden]``."""
+    def forward(self, x: Tensor, batch: ForwardBatch) -> Tensor:
+        """``[T, hidden]`` -> ``[T, hidden]``. A mixture of experts looks into ``batch``, this network does not."""
         return self.down_proj(self.act(self.gate_up_proj(x)))
 
 
 class LlamaLayer(nn.Module):
     """Attention, then the feed-forward network, each on a normalised copy of the residual stream and then added to it.
 
-    What a layer adds at its end is added by the next norm, which has the stream in its hands anyway.
+    What a layer adds at its end is added by the next norm, which has the stream in its hands anyway. An architecture
+    with another attention or another feed-forward network overrides `make_attention` or `make_mlp`.
     """
 
     def __init__(self, config: ModelConfig, layer: int, build: LayerBuild) -> None:
         super().__init__()
         self.layer = layer
-        self.input_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps, build)
-        self.self_attn = Attention(config, layer, build)
-        self.post_attention_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps, build)
-        self.mlp = LlamaMLP(config, build)
+        self.input_layernorm = make_norm(config, build)
+        self.self_attn = self.make_attention(config, layer, build)
+        self.post_attention_layernorm = make_norm(config, build)
+        self.mlp = self.make_mlp(config, layer, build)
+
+    def make_attention(self, config: ModelConfig, layer: int, build: LayerBuild) -> Attention:
+        return Attention(config, layer, build)
+
+    def make_mlp(self, config: ModelConfig, layer: int, build: LayerBuild) -> nn.Module:
+        """Something that takes ``[T, hidden]``, and the batch, to ``[T, hidden]``."""
+        return LlamaMLP(config, build)
 
     def forward(self, stream: Tensor, add: Tensor | None, batch: ForwardBatch) -> Tensor:
         """``stream [T, hidden]``, the residual stream, takes up ``add`` and attention's output; the rest is
@@ -53,17 +64,17 @@ class LlamaLayer(nn.Module):
         attended = self.self_attn(hidden, batch)
         hidden = self.post_attention_layernorm(stream, attended)
         probe.on and probe("layer.mlp", layer=self.layer, stream=stream, hidden=hidden, batch=batch)
-        return self.mlp(hidden)
+        return self.mlp(hidden, batch)
 
 
 class LlamaModel(nn.Module):
     """Embedding, layers, final norm."""
 
-    def __init__(self, config: ModelConfig, build: LayerBuild) -> None:
+    def __init__(self, config: ModelConfig, layers: Iterable[nn.Module], build: LayerBuild) -> None:
         super().__init__()
         self.embed_tokens = Embedding(config.vocab_size, config.hidden_size, build.dtype)
-        self.layers = nn.ModuleList(LlamaLayer(config, layer, build) for layer in range(config.num_hidden_layers))
-        self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps, build)
+        self.layers = nn.ModuleList(layers)
+        self.norm = make_norm(config, build)
 
 
 @register("LlamaForCausalLM")
@@ -78,15 +89,32 @@ class LlamaForCausalLM(nn.Module):
     def __init__(self, config: ModelConfig, build: LayerBuild) -> None:
         super().__init__()
         self.config = config
-        self.model = LlamaModel(config, build)
+        layers = (self.make_layer(config, layer, build) for layer in range(config.num_hidden_layers))
+        self.model = LlamaModel(config, layers, build)
         self.lm_head = LMHead(self.model.embed_tokens, config.tie_word_embeddings, build)
         self.rotary = RotaryEmbedding(config, build.dtype)
+
+    def make_layer(self, config: ModelConfig, layer: int, build: LayerBuild) -> nn.Module:
+        """Layer number ``layer``: called as ``(stream [T, hidden], add [T, hidden] or None, batch) -> [T, hidden]``."""
+        return LlamaLayer(config, layer, build)
+
+    def make_tables(self, max_positions: int, device: torch.device) -> None:
+        """Work out once, after loading, what is looked up by position."""
+        self.rotary.make_tables(max_positions, device)
+
+    def embed(self, input_ids: Tensor) -> Tensor:
+        """``[T]`` -> ``[T, hidden]``, the beginning of the residual stream."""
+        return self.model.embed_tokens(input_ids)
+
+    def look_up(self, positions: Tensor, batch: ForwardBatch) -> None:
+        """Put into ``batch`` what the layers need to know of ``positions [T]``."""
+        batch.rope = self.rotary.rows(positions)
 
     def forward(self, input_ids: Tensor, positions: Tensor, batch: ForwardBatch) -> Tensor:
         """``input_ids [T], positions [T]`` -> ``[T, hidden]``, normalised, ready for `compute_logits`."""
         probe.on and probe("model.embed", input_ids=input_ids, positions=positions, batch=batch)
-        stream = self.model.embed_tokens(input_ids)  # [T, hidden]
-        batch.rope = self.rotary.rows(positions)
+        stream = self.embed(input_ids)  # [T, hidden]
+        self.look_up(positions, batch)
         add = None
         for layer in self.model.layers:
             add = layer(stream, add, batch)  # [T, hidden]

@@ -7,7 +7,17 @@ from torch import nn
 
 from minillm.config import ModelConfig
 
-_HOMES = ("minillm.models.llama",)  # the files whose @register lines fill the table
+_HOMES = (
+    "minillm.models.gemma3",
+    "minillm.models.llama",
+    "minillm.models.mistral",
+    "minillm.models.mixtral",
+    "minillm.models.opt",
+    "minillm.models.phi3",
+    "minillm.models.qwen2",
+    "minillm.models.qwen3",
+    "minillm.models.qwen3_moe",
+)  # the files whose @register lines fill the table
 _MODELS: dict[str, type[nn.Module]] = {}
 
 

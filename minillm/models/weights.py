@@ -7,7 +7,7 @@ the checkpoint is read, cut and fused into its place, so that no more than one t
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -17,8 +17,8 @@ from minillm.config import ModelConfig
 from minillm.debug.probes import probe
 from minillm.files import read_json
 from minillm.layers.build import LayerBuild
-from minillm.layers.embedding import LMHead
-from minillm.layers.linear import LinearBase
+from minillm.layers.experts import Experts
+from minillm.layers.linear import WHOLE
 from minillm.models.registry import model_class
 
 IGNORED = (
@@ -29,9 +29,23 @@ IGNORED = (
 PROGRESS_FROM = 200 * 2**20  # bytes of checkpoint above which a progress bar pays
 
 
+@runtime_checkable
+class LoadsParts(Protocol):
+    """A layer, such as a fused or a sharded one, that knows how a checkpoint's tensors go into its parameters."""
+
+    def load(self, parameter: nn.Parameter, tensor: Tensor, part: int) -> None:
+        """Copy this rank's share of the whole ``tensor`` to its place."""
+
+    def checkpoint_shape(self, parameter: nn.Parameter, part: int) -> list[int]:
+        """The shape of that tensor, whole."""
+
+
 @dataclass
 class Target:
-    """Where one tensor of the checkpoint goes: ``part`` of ``parameter`` (called ``name``) of ``module``."""
+    """Where one tensor of the checkpoint goes: ``part`` of ``parameter`` (called ``name``) of ``module``.
+
+    Part `WHOLE` is all parts at once.
+    """
 
     module: nn.Module
     parameter: nn.Parameter
@@ -41,13 +55,13 @@ class Target:
     @property
     def shape(self) -> list[int]:
         """What the checkpoint's tensor must look like: whole, not this rank's shard."""
-        if isinstance(self.module, LinearBase):
+        if isinstance(self.module, LoadsParts):
             return self.module.checkpoint_shape(self.parameter, self.part)
         return list(self.parameter.shape)
 
     def load(self, tensor: Tensor) -> None:
         probe.on and probe("weights.tensor", target=self, tensor=tensor)
-        if isinstance(self.module, LinearBase):
+        if isinstance(self.module, LoadsParts):
             self.module.load(self.parameter, tensor, self.part)
         else:
             self.parameter.data.copy_(tensor)
@@ -82,48 +96,79 @@ def load_weights(model: nn.Module, folder: Path, device: torch.device) -> None:
     materialize(model, device)
     fill_model(model, folder)
     for module in model.modules():
-        if isinstance(module, (LinearBase, LMHead)):
-            module.process_weights_after_loading()
+        if finish := getattr(module, "process_weights_after_loading", None):
+            finish()
 
 
 def fill_model(model: nn.Module, folder: Path) -> None:
     """Read every tensor of the checkpoint into its place, and insist that each place got one."""
     targets = checkpoint_targets(model)
-    missing, left_over = set(targets), []
+    unfilled, left_over = _parts_of(targets), []
     tied = getattr(getattr(model, "lm_head", None), "keeps_weight", False)
     for name, tensor in read_checkpoint(folder):
-        if name in targets:
-            target = targets[name]
+        target = targets.get(name) or targets.get(f"model.{name}")  # a model saved without its head has no "model."
+        if target:
             if list(tensor.shape) != target.shape:
                 raise ValueError(
                     f"{folder}: tensor {name!r} is {list(tensor.shape)}, the config asks for {target.shape}"
                 )
             target.load(tensor)
-            missing.discard(name)
+            if target.part == WHOLE:
+                unfilled[target.name].clear()
+            else:
+                unfilled[target.name].pop(target.part, None)
         elif not (name.endswith(IGNORED) or (tied and name == "lm_head.weight")):
             left_over.append(name)
+    missing = sorted(name for parts in unfilled.values() for name in parts.values())
     if missing or left_over:
         raise ValueError(
             f"{folder} does not fit the architecture {type(model).__name__}"
-            + _listing("missing from the checkpoint", sorted(missing))
+            + _listing("missing from the checkpoint", missing)
             + _listing("in the checkpoint, but no part of the model", sorted(left_over))
         )
 
 
 def checkpoint_targets(model: nn.Module) -> dict[str, Target]:
-    """The checkpoint's tensor names, each with its place. Fused parameters stand for several names."""
-    fused: dict[str, tuple[str, ...]] = getattr(model, "fused", {})
-    targets = {}
+    """The checkpoint's tensor names, each with its place. Several names may mean one place: the usual one is first.
+
+    Fused parameters stand for several names, listed by the model (``fused``) or by the layer (`Experts`). Where a
+    checkpoint has another word for something than we have, the model says so (``spelling``: ours -> theirs); names in
+    our spelling are understood too.
+    """
+    spelling: dict[str, str] = getattr(model, "spelling", {})
+    targets: dict[str, Target] = {}
     for name, parameter in model.named_parameters():
         path, _, leaf = name.rpartition(".")
         module = model.get_submodule(path)
-        prefix, _, last = path.rpartition(".")
-        if last in fused:
-            for part, source in enumerate(fused[last]):
-                targets[f"{prefix}.{source}.{leaf}"] = Target(module, parameter, name, part)
-        else:
-            targets[name] = Target(module, parameter, name)
+        for ours, part in _sources(model, module, path, leaf):
+            target = Target(module, parameter, name, part)
+            theirs = ".".join(spelling.get(word, word) for word in ours.split("."))
+            targets |= {theirs: target, ours: target}
     return targets
+
+
+def _sources(model: nn.Module, module: nn.Module, path: str, leaf: str) -> Iterator[tuple[str, int]]:
+    """The tensors that make up parameter ``leaf`` of the module at ``path``: name and part."""
+    fused: dict[str, tuple[str, ...]] = getattr(model, "fused", {})
+    prefix, _, last = path.rpartition(".")
+    if isinstance(module, Experts):
+        for below, part in module.checkpoint_tensors(leaf):
+            yield f"{path}.{below}", part
+    elif last in fused:
+        for part, source in enumerate(fused[last]):
+            yield f"{prefix}.{source}.{leaf}", part
+    else:
+        yield f"{path}.{leaf}", WHOLE if len(getattr(module, "parts", ())) > 1 else 0
+
+
+def _parts_of(targets: dict[str, Target]) -> dict[str, dict[int, str]]:
+    """For every parameter its parts, each with the usual name of the tensor that fills it."""
+    parts: dict[str, dict[int, str]] = {}
+    for name, target in targets.items():
+        known = parts.setdefault(target.name, {})
+        if target.part != WHOLE or not known:  # where single parts may come, they are what is asked for
+            known.setdefault(target.part, name)
+    return parts
 
 
 def read_checkpoint(folder: Path) -> Iterator[tuple[str, Tensor]]:

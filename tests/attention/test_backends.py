@@ -17,22 +17,30 @@ from minillm.kernels.torch_kernels import TorchKernels
 from minillm.kvcache.storage import KVCache
 
 
-def dense(q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
+def dense(q: Tensor, k: Tensor, v: Tensor, scale: float, window: int | None = None) -> Tensor:
     """``q [Tq, H, D]``, the last of a sequence with ``k, v [C, Hkv, D]`` -> ``[Tq, H * D]``, number by number."""
     Tq, H, D = q.shape
     C, Hkv, _ = k.shape
     out = torch.empty(Tq, H, D)
     for i in range(Tq):
         seen = C - Tq + i + 1
+        first = max(0, seen - window) if window else 0
         for h in range(H):
-            keys, values = k[:seen, h // (H // Hkv)], v[:seen, h // (H // Hkv)]
+            keys, values = k[first:seen, h // (H // Hkv)], v[first:seen, h // (H // Hkv)]
             scores = (keys @ q[i, h]) * scale
             out[i, h] = torch.softmax(scores, dim=0) @ values
     return out.reshape(Tq, H * D)
 
 
 def random_case(
-    lengths: list[tuple[int, int]], page_size: int, H: int, Hkv: int, D: int, seed: int, backend: AttentionBackend
+    lengths: list[tuple[int, int]],
+    page_size: int,
+    H: int,
+    Hkv: int,
+    D: int,
+    seed: int,
+    backend: AttentionBackend,
+    window: int | None = None,
 ) -> tuple[ForwardBatch, Tensor, Tensor]:
     """A batch of (context, queries) requests over shuffled pages, its queries, and the answer. Unused slots hold
     junk."""
@@ -52,7 +60,7 @@ def random_case(
         kv, q = torch.randn(context, 2, Hkv, D), torch.randn(count, H, D)
         positions = torch.arange(context)
         store(cache, layer, table[positions // page_size] * page_size + positions % page_size, kv.view(context, -1))
-        answers.append(dense(q, kv[:, 0], kv[:, 1], 1 / math.sqrt(D)))
+        answers.append(dense(q, kv[:, 0], kv[:, 1], 1 / math.sqrt(D), window))
         queries.append(q)
     T = sum(count for _, count in lengths)
     some = torch.zeros(T, dtype=torch.int64)
@@ -72,8 +80,8 @@ def random_case(
     return batch, torch.cat(queries), torch.cat(answers)
 
 
-def attend(batch: ForwardBatch, q: Tensor) -> Tensor:
-    return batch.backend.attend(1, q, batch, 1 / math.sqrt(q.shape[-1]))
+def attend(batch: ForwardBatch, q: Tensor, window: int | None = None) -> Tensor:
+    return batch.backend.attend(1, q, batch, 1 / math.sqrt(q.shape[-1]), window)
 
 
 BACKENDS = [choose_backend("auto", kernels) for kernels in all_kernels()]
@@ -92,13 +100,20 @@ _lengths = st.integers(1, 70).flatmap(
     D=st.sampled_from([8, 20, 64]),
     backend=st.sampled_from(BACKENDS),
     seed=st.integers(0, 1000),
+    window=st.none() | st.integers(1, 80),
 )
-@settings(max_examples=60)
+@settings(max_examples=90)
 def test_any_batch_equals_dense_attention(
-    lengths: list[tuple[int, int]], page_size: int, heads: tuple[int, int], D: int, backend: AttentionBackend, seed: int
+    lengths: list[tuple[int, int]],
+    page_size: int,
+    heads: tuple[int, int],
+    D: int,
+    backend: AttentionBackend,
+    seed: int,
+    window: int | None,
 ) -> None:
-    batch, q, expected = random_case(lengths, page_size, *heads, D, seed, backend)
-    torch.testing.assert_close(attend(batch, q), expected, atol=1e-5, rtol=1e-4)
+    batch, q, expected = random_case(lengths, page_size, *heads, D, seed, backend, window)
+    torch.testing.assert_close(attend(batch, q, window), expected, atol=1e-5, rtol=1e-4)
 
 
 @pytest.mark.parametrize("page_size", [1, 3, 16, 64])
@@ -113,6 +128,33 @@ def test_every_kind_of_step_with_every_page_size(kind: str, page_size: int, back
     }[kind]
     batch, q, expected = random_case(lengths, page_size, 6, 2, 16, 1, backend)
     torch.testing.assert_close(attend(batch, q), expected, atol=1e-5, rtol=1e-4)
+
+
+@every_backend
+@pytest.mark.parametrize("window", [1, 2, 15, 16, 17, 33, 64, 65])
+def test_windows_that_begin_anywhere_in_a_page(window: int, backend: AttentionBackend) -> None:
+    lengths = [(1, 1), (16, 1), (33, 1), (65, 1), (40, 40), (50, 9), (64, 33)]
+    batch, q, expected = random_case(lengths, 16, 6, 2, 16, 3, backend, window)
+    torch.testing.assert_close(attend(batch, q, window), expected, atol=1e-5, rtol=1e-4)
+
+
+@every_backend
+def test_layers_with_and_without_a_window_in_one_step(backend: AttentionBackend) -> None:
+    """Gemma's layers take turns: what is planned for one kind must leave the other kind's plan alone."""
+    lengths = [(20, 1), (31, 1), (12, 12), (50, 9)]
+    batch, q, everything = random_case(lengths, 8, 6, 2, 16, 4, backend)
+    narrow, wide = (random_case(lengths, 8, 6, 2, 16, 4, backend, window)[2] for window in (5, 13))
+    for window, expected in [(5, narrow), (None, everything), (13, wide), (5, narrow), (None, everything)]:
+        torch.testing.assert_close(attend(batch, q, window), expected, atol=1e-5, rtol=1e-4)
+
+
+@every_backend
+def test_a_window_does_not_read_what_lies_before_it(backend: AttentionBackend) -> None:
+    """Keys that are infinite would make any score that meets them no number."""
+    batch, q, expected = random_case([(40, 1)], 4, 6, 2, 16, 5, backend, 4)
+    before = batch.page_table[0, :9]  # the pages of the tokens 0 to 35
+    batch.kv_cache.tensor[1, before] = 1e30 if backend.name == "reference" else math.inf
+    torch.testing.assert_close(attend(batch, q, 4), expected, atol=1e-5, rtol=1e-4)
 
 
 @every_backend

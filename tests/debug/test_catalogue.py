@@ -156,8 +156,11 @@ class Watcher:
 
 
 @pytest.fixture(scope="module")
-def watcher(oracle: "Oracle") -> Watcher:
-    """An engine's birth and some requests' lives, with all that can happen: chunks, waiting, preemption, abort."""
+def watcher(oracle: "Oracle", tmp_path_factory: pytest.TempPathFactory) -> Watcher:
+    """An engine's birth and some requests' lives, with all that can happen: chunks, waiting, preemption, abort; then
+    an engine whose model is a mixture of experts."""
+    from tiny_moe import make_moe
+
     from minillm import EngineConfig, SamplingParams
     from minillm.engine.engine import Engine
 
@@ -185,6 +188,12 @@ def watcher(oracle: "Oracle") -> Watcher:
         engine.add_request([5, 6, 7], SamplingParams(temperature=0, max_tokens=2))
         engine.step()
         engine.abort(engine.add_request([5, 6, 7], SamplingParams()).id)
+        folder = tmp_path_factory.mktemp("moe")
+        make_moe(folder, num_hidden_layers=1)
+        engine = Engine(EngineConfig.from_settings(model=str(folder), **sizes))
+        engine.add_request([5, 6, 7], SamplingParams(temperature=0, max_tokens=2, ignore_eos=True))
+        engine.step()
+        engine.step()
     return seen
 
 
@@ -210,6 +219,6 @@ def test_the_next_line_that_runs_is_the_one_that_is_documented(watcher: Watcher)
 
 def test_what_the_forward_pass_holds_is_marked(watcher: Watcher) -> None:
     """Probes inside the model are silent while a CUDA graph replays it, and say so."""
-    inside = ("model.embed", "model.norm", "layer.*", "attention.attend", "kv.store", "kv.gather")
+    inside = ("model.embed", "model.norm", "layer.*", "attention.attend", "kv.store", "kv.gather", "moe.*")
     marked = {name for name, info in catalogue().items() if info.captured}
     assert marked == {name for name in catalogue() if any(fnmatch.fnmatchcase(name, pattern) for pattern in inside)}

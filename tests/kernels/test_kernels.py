@@ -51,6 +51,38 @@ def test_rms_norm_adds_to_the_residual_stream_first_and_in_place(kernels: TorchK
 
 
 @every_kernel
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_an_offset_is_added_to_the_norms_weight_without_rounding_it(kernels: TorchKernels, dtype: torch.dtype) -> None:
+    """1 + 0.001 is 1 in bfloat16: added there, the weight would be gone."""
+    x, add, weight = torch.randn(5, 48).to(dtype), torch.randn(5, 48).to(dtype), torch.full((48,), 0.001).to(dtype)
+    total = x + add
+    exact = total.double() / (total.double().pow(2).mean(-1, keepdim=True) + 0.1).sqrt()
+    got = kernels_for(kernels, dtype).offset_rms_norm(x, weight, 0.1, 1.0, add)
+    close(got, exact * (1 + weight.double()), dtype)
+    assert torch.equal(x, total)
+    big = kernels_for(kernels, dtype).offset_rms_norm(torch.full((1, 48), 3.0, dtype=dtype), weight * 4, 0.0, 1.0)
+    assert (big > 1).all() or dtype == torch.float32
+
+
+@every_kernel
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("offset", [0.0, 1.0])
+@pytest.mark.parametrize(("H", "Hkv", "D"), [(6, 2, 16), (3, 1, 64), (1, 1, 5), (5, 5, 20)])
+def test_norm_heads_is_rms_norm_of_each_head(
+    kernels: TorchKernels, dtype: torch.dtype, offset: float, H: int, Hkv: int, D: int
+) -> None:
+    qkv = (torch.randn(7, (H + 2 * Hkv) * D) * 3).to(dtype)
+    q_weight, k_weight = torch.rand(D).to(dtype), torch.rand(D).to(dtype)
+    before = qkv.clone().view(7, -1, D)
+    kernels_for(kernels, dtype).norm_heads(qkv, q_weight, k_weight, 1e-5, H, Hkv, offset)
+    got = qkv.view(7, -1, D)
+    for h in range(H + Hkv):
+        exact, weight = before[:, h].double(), (q_weight if h < H else k_weight).double() + offset
+        close(got[:, h], exact / (exact.pow(2).mean(-1, keepdim=True) + 1e-5).sqrt() * weight, dtype)
+    assert torch.equal(got[:, H + Hkv :], before[:, H + Hkv :]), "values are not normalised"
+
+
+@every_kernel
 def test_rms_norm_of_zeros_is_zero(kernels: TorchKernels) -> None:
     assert not kernels.rms_norm(torch.zeros(2, 8), torch.ones(8), 1e-6).any()
 
@@ -101,6 +133,23 @@ def test_rotate_and_store(kernels: TorchKernels, H: int, Hkv: int, D: int) -> No
     assert torch.equal(cache[slots], qkv[:, H * D :])
     untouched = [slot for slot in range(20) if slot not in slots.tolist()]
     assert (cache[untouched] == 5).all()
+
+
+@every_kernel
+@pytest.mark.parametrize("turned", [0, 2, 6, 10])
+def test_only_the_first_numbers_of_a_head_are_turned(kernels: TorchKernels, turned: int) -> None:
+    """Where cos and sin are shorter than a head; without any, keys and values are stored as they are."""
+    T, H, Hkv, D = 5, 3, 2, 10
+    qkv, angles = torch.randn(T, (H + 2 * Hkv) * D), torch.randn(T, turned // 2) * 10
+    cos, sin = torch.cat([angles.cos()] * 2, dim=-1), torch.cat([-angles.sin(), angles.sin()], dim=-1)
+    heads = qkv.clone().view(T, -1, D)
+    both = heads[:, : H + Hkv]
+    if turned:
+        both[:, :, :turned] = rotated(both[:, :, :turned].clone(), angles)
+    cache, slots = torch.zeros(9, 2 * Hkv * D), torch.tensor([8, 0, 3, 4, 1])
+    kernels.rotate_and_store(qkv, cos, sin, cache, slots, H, Hkv)
+    close(qkv, heads.flatten(1))
+    assert torch.equal(cache[slots], qkv[:, H * D :])
 
 
 @needs_compiler

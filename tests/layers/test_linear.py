@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from minillm.layers.build import LayerBuild
-from minillm.layers.linear import ColumnParallelLinear, LinearBase, QKVParallelLinear, RowParallelLinear
+from minillm.layers.linear import WHOLE, ColumnParallelLinear, LinearBase, QKVParallelLinear, RowParallelLinear
 from minillm.parallel.group import ParallelGroup
 
 K, N, D = 24, 16, 4
@@ -48,6 +48,25 @@ def test_column_parallel_shards_side_by_side_are_the_whole_layer(size: int, bias
     for part in range(2):
         whole = F.linear(x, parts[part], biases[part] if biases else None)
         torch.testing.assert_close(torch.cat([output[part] for output in outputs], dim=-1), whole)
+
+
+@pytest.mark.parametrize("size", [1, 2, 4])
+@pytest.mark.parametrize("bias", [True, False])
+def test_a_checkpoint_may_hold_all_parts_as_one_tensor(size: int, bias: bool) -> None:
+    """Phi-3's q, k and v in one: every rank takes from it what it would take from three, two sharing one KV head."""
+    parts = [torch.randn(8 * D, K), torch.randn(2 * D, K), torch.randn(2 * D, K)]
+    biases = [torch.randn(len(part)) for part in parts] if bias else None
+    for rank in range(size):
+        one, three = (QKVParallelLinear(K, D, 8, 2, bias, on_rank(rank, size)) for _ in range(2))
+        fill(three, parts, biases)
+        assert isinstance(one.weight, torch.nn.Parameter)
+        assert one.checkpoint_shape(one.weight, WHOLE) == [12 * D, K]
+        one.load(one.weight, torch.cat(parts), WHOLE)
+        if biases:
+            assert one.bias is not None
+            one.load(one.bias, torch.cat(biases), WHOLE)
+        for loaded, expected in zip(one.parameters(), three.parameters()):
+            assert torch.equal(loaded, expected)
 
 
 @pytest.mark.parametrize("size", [1, 2, 4])
