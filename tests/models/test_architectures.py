@@ -153,6 +153,19 @@ def test_under_every_kind_of_setting(variant: str, chosen: str) -> None:
     assert (engine.scheduler.num_preemptions > 0) == (chosen == "preemption")
 
 
+@every_variant
+def test_with_prefixes_found_in_the_cache(variant: str) -> None:
+    """The same prompt twice, a third that parts from it, in one step and again later; in chunks, too."""
+    oracle = made(variant)
+    first, other, _ = prompts_for(oracle)
+    prompts = [first, first, [*first[:22], *other, 5, 6], first]
+    for chosen in ({"page_size": 4}, {"page_size": 3, "max_num_batched_tokens": 9, "kernels": "torch"}):
+        engine = make_engine(oracle.folder, prefix_cache="radix", max_num_seqs=2, **chosen)
+        worst, equal, _ = worst_difference(engine, oracle.model, prompts, 12)
+        assert worst < LOGITS_TOLERANCE and equal
+        assert engine.scheduler.cache.stats.hit_tokens > 3 * 20
+
+
 @every_kind
 @given(scenario=scenarios())
 @settings(max_examples=8, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])

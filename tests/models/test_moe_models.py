@@ -109,6 +109,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "budget-1": {"max_num_batched_tokens": 1},
     "budget-7": {"max_num_batched_tokens": 7},
     "no-cache": {"reuse_kv": False},
+    "pages-of-2-shared": {"page_size": 2, "max_num_seqs": 2, "prefix_cache": "radix"},
     "few-pages": {"num_pages": 17, "max_num_batched_tokens": 20, "max_model_len": 128},
 }
 
@@ -121,7 +122,9 @@ def test_every_setting_and_prompts_of_many_lengths_in_one_batch(
     """Where pages are few, requests are preempted and computed again."""
     folder, model = plain[kind]
     prompts = [random_prompt(length, seed=length) for length in (1, 2, 16, 17, 40)]
-    assert_same_as_hf(make_engine(folder, **SETTINGS[setting]), model, prompts, 32)
+    engine = make_engine(folder, **SETTINGS[setting])
+    assert_same_as_hf(engine, model, [*prompts, prompts[-1]], 32)
+    assert engine.scheduler.cache.stats.hits > 0 or setting in ("no-cache", "one-page-a-request")
 
 
 def test_a_windowed_mixtral_in_chunks_and_small_pages(tmp_path: Path) -> None:
