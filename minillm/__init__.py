@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from minillm.config import EngineConfig
     from minillm.llm import LLM
-    from minillm.request import CompletionOutput, RequestOutput, SamplingParams
+    from minillm.request import CompletionOutput, Logprob, RequestOutput
+    from minillm.sampling_params import SamplingParams, StructuredOutputsParams
 
 # torch's threads wait for each other by spinning, some thirty times a token. Where another program wants the processor,
 # the one that spins takes it from the one that is waited for, and a step can become a hundred times slower; so spin
@@ -17,12 +18,22 @@ if TYPE_CHECKING:
 os.environ.setdefault("GOMP_SPINCOUNT", "1000")
 
 __version__ = "0.1.0"
-__all__ = ["LLM", "CompletionOutput", "EngineConfig", "RequestOutput", "SamplingParams"]
+__all__ = [
+    "LLM",
+    "CompletionOutput",
+    "EngineConfig",
+    "Logprob",
+    "RequestOutput",
+    "SamplingParams",
+    "StructuredOutputsParams",
+]
 
 _HOMES = {
     "LLM": "minillm.llm",
     "EngineConfig": "minillm.config",
-    "SamplingParams": "minillm.request",
+    "SamplingParams": "minillm.sampling_params",
+    "StructuredOutputsParams": "minillm.sampling_params",
+    "Logprob": "minillm.request",
     "RequestOutput": "minillm.request",
     "CompletionOutput": "minillm.request",
 }

@@ -14,14 +14,20 @@ from minillm.cli.guard import GuardedGroup
 from minillm.cli.options import (
     Break,
     BreakWhen,
+    FrequencyPenalty,
     Log,
     MaxTokens,
+    MinP,
+    MinTokens,
     Model,
     PageSize,
     Plain,
+    PresencePenalty,
     RecordFile,
+    RepetitionPenalty,
     Seed,
     Setting,
+    Stop,
     Temperature,
     TimelineFile,
     TopK,
@@ -57,7 +63,18 @@ def generate(
     temperature: Temperature = 0.0,
     top_p: TopP = 1.0,
     top_k: TopK = 0,
+    min_p: MinP = 0.0,
+    repetition_penalty: RepetitionPenalty = 1.0,
+    frequency_penalty: FrequencyPenalty = 0.0,
+    presence_penalty: PresencePenalty = 0.0,
+    stop: Stop = None,
+    min_tokens: MinTokens = 0,
     seed: Seed = None,
+    n: Annotated[int, typer.Option("--n", help="So many answers to each prompt; needs a temperature above 0.")] = 1,
+    json_schema: Annotated[
+        str | None, typer.Option("--json", metavar="SCHEMA", help="The answer is JSON of this schema, text or @FILE.")
+    ] = None,
+    regex: Annotated[str | None, typer.Option(help="The answer matches this regular expression.")] = None,
     stream: Annotated[bool, typer.Option(help="Print text as it is made, or only when all is done.")] = True,
     chat: Annotated[
         bool | None,
@@ -76,12 +93,16 @@ def generate(
 ) -> None:
     """Answer one prompt, or several in one batch."""
     from minillm.cli.generate import run
-    from minillm.cli.options import arm_stops, parse_settings
+    from minillm.cli.options import arm_stops, parse_settings, structured_outputs
     from minillm.debug.timeline import kept
-    from minillm.request import SamplingParams
+    from minillm.sampling_params import SamplingParams
 
     arm_stops(break_at, break_when, log)
-    params = SamplingParams(temperature, top_p, top_k, seed, max_tokens)
+    params = SamplingParams(
+        temperature=temperature, top_p=top_p, top_k=top_k, seed=seed, max_tokens=max_tokens, min_p=min_p,
+        repetition_penalty=repetition_penalty, frequency_penalty=frequency_penalty, presence_penalty=presence_penalty,
+        stop=stop or [], min_tokens=min_tokens, n=n, structured_outputs=structured_outputs(json_schema, regex),
+    )  # fmt: skip
     with kept(record, timeline):
         run(prompts, model, params, parse_settings(settings), stream=stream, chat=chat)
 
@@ -94,6 +115,11 @@ def chat(
     temperature: Temperature = 0.0,
     top_p: TopP = 1.0,
     top_k: TopK = 0,
+    min_p: MinP = 0.0,
+    repetition_penalty: RepetitionPenalty = 1.0,
+    frequency_penalty: FrequencyPenalty = 0.0,
+    presence_penalty: PresencePenalty = 0.0,
+    stop: Stop = None,
     seed: Seed = None,
     settings: Setting = None,
     break_at: Break = None,
@@ -103,10 +129,15 @@ def chat(
     """Talk with a model. /reset forgets, /exit or Ctrl-D ends, Ctrl-C stops an answer."""
     from minillm.cli.chat import run
     from minillm.cli.options import arm_stops, parse_settings
-    from minillm.request import SamplingParams
+    from minillm.sampling_params import SamplingParams
 
     arm_stops(break_at, break_when, log)
-    run(model, SamplingParams(temperature, top_p, top_k, seed, max_tokens), parse_settings(settings), system)
+    params = SamplingParams(
+        temperature=temperature, top_p=top_p, top_k=top_k, seed=seed, max_tokens=max_tokens, min_p=min_p,
+        repetition_penalty=repetition_penalty, frequency_penalty=frequency_penalty, presence_penalty=presence_penalty,
+        stop=stop or [],
+    )  # fmt: skip
+    run(model, params, parse_settings(settings), system)
 
 
 @app.command()

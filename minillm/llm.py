@@ -36,7 +36,7 @@ class LLM:
             for output in self._run(requests):
                 if output.finished:
                     finals[output.request_id] = output
-                    advance(len(output.outputs[0].token_ids))
+                    advance(sum(len(answer.token_ids) for answer in output.outputs))
         return [finals[request.id] for request in requests]
 
     def chat(

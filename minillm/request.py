@@ -1,54 +1,24 @@
 """Requests: what a user asks for, what the engine knows about it while it runs, and what comes back."""
 
 import enum
-import math
-import numbers
 from collections.abc import Hashable
 from dataclasses import dataclass, field
 from typing import Any
 
+from minillm.sampling_params import SamplingParams, StructuredOutputsParams
 
-@dataclass
-class SamplingParams:
-    """How to choose the next token. Names and defaults are vLLM's.
+__all__ = [
+    "Candidate",
+    "CompletionOutput",
+    "Logprob",
+    "Request",
+    "RequestOutput",
+    "RequestState",
+    "SamplingParams",
+    "StructuredOutputsParams",
+]
 
-    temperature: 0 is greedy; above 0, logits are divided by it before the softmax.
-    top_p: keep the most likely tokens whose probabilities add up to this, in (0, 1].
-    top_k: keep this many of the most likely tokens; 0 or -1 keeps all.
-    seed: two requests with the same seed, prompt and settings get the same text, whatever else is in the batch.
-    max_tokens: the most tokens to generate; None goes on to the context limit.
-    stop_token_ids: end after one of these tokens, as after the end-of-sequence token.
-    ignore_eos: go on after the end-of-sequence token.
-    """
-
-    temperature: float = 1.0
-    top_p: float = 1.0
-    top_k: int = 0
-    seed: int | None = None
-    max_tokens: int | None = 16
-    stop_token_ids: list[int] = field(default_factory=list)
-    ignore_eos: bool = False
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.temperature < math.inf:
-            raise ValueError(f"temperature is {self.temperature}; it must be 0 (greedy) or above, and finite")
-        if not 0 < self.top_p <= 1:
-            raise ValueError(f"top_p is {self.top_p}; it must be above 0 and at most 1 (1 keeps every token)")
-        if not _is_whole(self.top_k) or self.top_k < -1:
-            raise ValueError(f"top_k is {self.top_k!r}; it must be a count of tokens, or 0 or -1 to keep all")
-        if self.max_tokens is not None and (not _is_whole(self.max_tokens) or self.max_tokens < 1):
-            raise ValueError(f"max_tokens is {self.max_tokens!r}; it must be at least 1, or None for the context limit")
-        if self.seed is not None and not _is_whole(self.seed):
-            raise ValueError(f"seed is {self.seed!r}; it must be an integer or None")
-
-    @property
-    def greedy(self) -> bool:
-        return self.temperature == 0
-
-
-def _is_whole(value: Any) -> bool:
-    """Whether it is an integer of any kind (numpy's too)."""
-    return isinstance(value, numbers.Integral)
+Candidate = tuple[int, float, int]  # token id, its log probability, its rank among all tokens (1 is the likeliest)
 
 
 class RequestState(enum.Enum):
@@ -61,7 +31,7 @@ class RequestState(enum.Enum):
 
 @dataclass(eq=False)
 class Request:
-    """One prompt and what has been generated for it.
+    """One prompt and one answer that is generated for it.
 
     num_computed: how many of its tokens have their keys and values in the cache.
     pages: its page table: page ``i`` holds tokens ``i * page_size`` to ``(i + 1) * page_size - 1``.
@@ -72,6 +42,10 @@ class Request:
     seat: its row in the runner's per-request arrays while it runs (SGLang: req_pool_idx), -1 otherwise.
     last_on_device: whether the runner still has its last token at that seat, so that a plan need not name it.
     stream: whether every new token is worth an output, or only the end.
+    stop_ids: tokens that end it. end_ids: those that min_tokens forbids, which are the model's own end tokens too.
+    leader, index: of several answers to one prompt (n), the first one, and which one this is. The leader has None.
+    bad_words: token sequences that may not be generated.
+    logprobs: for each generated token the candidates, itself first; prompt_logprobs likewise, None for the first token.
     """
 
     id: int
@@ -95,8 +69,14 @@ class Request:
     stream: bool = False
     state: RequestState = RequestState.WAITING
     finish_reason: str | None = None
-    stop_reason: int | None = None
+    stop_reason: int | str | None = None
     num_preemptions: int = 0
+    leader: "Request | None" = None
+    index: int = 0
+    end_ids: frozenset[int] = frozenset()
+    bad_words: list[list[int]] = field(default_factory=list, repr=False)
+    logprobs: list[list[Candidate]] = field(default_factory=list, repr=False)
+    prompt_logprobs: list[list[Candidate] | None] = field(default_factory=list, repr=False)
 
     @property
     def num_tokens(self) -> int:
@@ -113,6 +93,11 @@ class Request:
     def finished(self) -> bool:
         return self.state is RequestState.FINISHED
 
+    @property
+    def wants_prompt_logprobs(self) -> bool:
+        """Whether its prompt's logits are needed, all of them: no other request's keys and values will do."""
+        return self.params.prompt_logprobs is not None and self.leader is None
+
     def token_ids(self, start: int, count: int) -> list[int]:
         """Known tokens ``start`` to ``start + count - 1``, prompt and output taken as one sequence."""
         split, stop = len(self.prompt_ids), start + count
@@ -120,15 +105,23 @@ class Request:
             return self.prompt_ids[start:stop]
         return self.prompt_ids[start:split] + self.output_ids[max(start - split, 0) : stop - split]
 
-    def append(self, token_id: int) -> None:
-        """Take a generated token, and finish if it is the last one."""
+    def append(self, token_id: int, logprobs: list[Candidate] | None = None) -> None:
+        """Take a generated token, with its log probabilities if it asked for them, and finish if it is the last one."""
         self.output_ids.append(token_id)
+        if logprobs is not None:
+            self.logprobs.append(logprobs)
         if token_id in self.stop_ids:
             self.finish("stop", stop_reason=token_id if token_id in self.params.stop_token_ids else None)
         elif len(self.output_ids) >= self.max_tokens:
             self.finish("length")
 
-    def finish(self, reason: str, stop_reason: int | None = None) -> None:
+    def take_prompt_logprobs(self, position: int, logprobs: list[list[Candidate]]) -> None:
+        """Take the log probabilities of prompt tokens ``position`` and up. What is known already is left out: after a
+        preemption the prompt is computed again."""
+        known: list[list[Candidate] | None] = self.prompt_logprobs or [None]
+        self.prompt_logprobs = [*known, *logprobs[len(known) - position :]]
+
+    def finish(self, reason: str, stop_reason: int | str | None = None) -> None:
         self.state, self.finish_reason, self.stop_reason = RequestState.FINISHED, reason, stop_reason
 
     def __repr__(self) -> str:
@@ -138,17 +131,30 @@ class Request:
         )
 
 
+@dataclass(slots=True)
+class Logprob:
+    """A token's log probability, its rank among all tokens (1 is the likeliest), and its text."""
+
+    logprob: float
+    rank: int | None = None
+    decoded_token: str | None = None
+
+
 @dataclass
 class CompletionOutput:
-    """One answer to a prompt. ``delta`` is the text added since the previous output of the same request."""
+    """One answer to a prompt. ``delta`` is the text added since the previous output of the same request.
+
+    logprobs: for each token, the log probability of itself and of the likeliest, by token id; None if not asked for.
+    """
 
     index: int
     text: str
     token_ids: list[int]
     finish_reason: str | None = None  # "stop", "length" or "abort"; None while it goes on
-    stop_reason: int | None = None  # the stop token, if it was one of SamplingParams.stop_token_ids
-    logprobs: None = None
+    stop_reason: int | str | None = None  # the stop token if it was one of stop_token_ids, or the stop string
+    logprobs: list[dict[int, Logprob]] | None = None
     delta: str = ""
+    cumulative_logprob: float | None = None
 
 
 @dataclass
@@ -161,3 +167,4 @@ class RequestOutput:
     outputs: list[CompletionOutput]
     finished: bool
     num_cached_tokens: int | None = None  # prompt tokens that the prefix cache had; None if it never ran
+    prompt_logprobs: list[dict[int, Logprob] | None] | None = None

@@ -22,6 +22,7 @@ _prompts = st.one_of(
     st.lists(_ids, min_size=1, max_size=48).map(tuple),
     st.tuples(st.integers(1, len(_opening)), st.lists(_ids, max_size=8)).map(lambda p: (*_opening[: p[0]], *p[1])),
 )
+_letters = st.characters(min_codepoint=33, max_codepoint=126)
 
 # One strategy for each setting of `EngineConfig` that must not change what is generated.
 SWITCHES: dict[str, st.SearchStrategy[Any]] = {
@@ -43,13 +44,14 @@ SWITCHES: dict[str, st.SearchStrategy[Any]] = {
 
 @st.composite
 def jobs(draw: st.DrawFn, aborts: bool = False) -> Job:
-    """A request, greedy or seeded, that fits the context limit."""
+    """A request, greedy or seeded, that fits the context limit. Half of them want nothing of the other controls."""
     prompt = draw(_prompts)
     greedy = draw(st.booleans())
     arrives = draw(st.integers(0, 12))
+    max_tokens = draw(st.integers(1, 24))
     return Job(
         prompt=prompt,
-        max_tokens=draw(st.integers(1, 24)),
+        max_tokens=max_tokens,
         arrives=arrives,
         aborted=draw(st.none() | st.integers(arrives, arrives + 20)) if aborts else None,
         temperature=0.0 if greedy else draw(st.sampled_from([0.3, 1.0, 2.0])),
@@ -59,7 +61,24 @@ def jobs(draw: st.DrawFn, aborts: bool = False) -> Job:
         stop=tuple(draw(st.lists(_ids, max_size=6))),
         priority=draw(st.integers(-1, 1)),
         salt=draw(st.sampled_from([None, None, None, "a"])),
+        n=1 if greedy else draw(st.sampled_from([1, 1, 1, 2, 3])),
+        min_p=0.0 if greedy else draw(st.sampled_from([0.0, 0.0, 0.05, 0.5])),
+        **(draw(_controls(max_tokens)) if draw(st.booleans()) else {}),
     )
+
+
+@st.composite
+def _controls(draw: st.DrawFn, max_tokens: int) -> dict[str, Any]:
+    """What a job may want besides: each alone, or several at once. Stop strings are letters, so that they do come."""
+    return {
+        "repetition": draw(st.sampled_from([1.0, 1.0, 1.3, 0.7])),
+        "frequency": draw(st.sampled_from([0.0, 0.0, 0.5, -0.5])),
+        "presence": draw(st.sampled_from([0.0, 0.0, 1.5, -1.0])),
+        "bias": tuple(draw(st.dictionaries(_ids, st.sampled_from([-5.0, 0.5, 4.0]), max_size=3)).items()),
+        "min_tokens": draw(st.integers(0, max_tokens)),
+        "stop_strings": tuple(draw(st.lists(st.text(_letters, min_size=1, max_size=2), max_size=8))),
+        "logprobs": draw(st.sampled_from([None, None, 0, 3])),
+    }
 
 
 @st.composite

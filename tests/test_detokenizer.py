@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tiny import make_tokenizer
 
-from minillm.detokenizer import INCOMPLETE, Detokenizer
+from minillm.detokenizer import INCOMPLETE, Detokenizer, find_stop, held_back
 from minillm.hub import ASSETS
 from minillm.tokenizer import Tokenizer
 
@@ -113,6 +113,101 @@ def test_the_bundled_tokenizer_token_by_token(text: str) -> None:
     tokenizer = bundled()
     tokens = tokenizer.encode(text, add_special_tokens=False)
     assert "".join(deltas(tokenizer, [[token] for token in tokens] or [[]])) == tokenizer.decode(tokens)
+
+
+# --- stop strings
+
+
+@pytest.mark.parametrize(
+    ("text", "stops", "searched", "expected"),
+    [
+        ("", ["a"], 0, None),
+        ("abc", ["d"], 0, None),
+        ("abc", ["b"], 0, (1, 2)),
+        ("abcabc", ["bc"], 0, (1, 3)),  # the first of two
+        ("abc", ["abc", "b"], 0, (1, 2)),  # "b" is complete while "abc" is not
+        ("abc", ["c", "bc", "abc"], 0, (0, 3)),  # all end there: the longest
+        ("abab", ["ab"], 2, (2, 4)),  # the first is passed over
+        ("abab", ["ba"], 2, (1, 3)),  # it begins in what was searched, and ends after it
+        ("abab", ["ab"], 4, None),
+        ("aaa", ["aa"], 2, (1, 3)),
+        ("x\n\ny", ["\n\n"], 0, (1, 3)),
+    ],
+)
+def test_find_stop(text: str, stops: list[str], searched: int, expected: tuple[int, int] | None) -> None:
+    assert find_stop(text, stops, searched) == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "stops", "expected"),
+    [
+        ("", ["ab"], 0), ("x", ["ab"], 0), ("xa", ["ab"], 1), ("xab", ["ab"], 0), ("a", ["a"], 0),
+        ("xabab", ["ababc"], 4), ("xab", ["abc", "b12"], 2), ("xb", ["abc", "b12"], 1), ("abc", [], 0),
+        ("xab", ["ab", "zzzz"], 0),
+    ],
+)  # fmt: skip
+def test_held_back(text: str, stops: list[str], expected: int) -> None:
+    assert held_back(text, stops) == expected
+
+
+_few = st.sampled_from("ab🦙")
+_stops = st.lists(st.text(_few, min_size=1, max_size=4), min_size=1, max_size=4)
+
+
+def cut_by_hand(text: str, stops: list[str], keep: bool) -> tuple[str, str | None]:
+    """The text, read character by character until one of the strings is there."""
+    for end in range(1, len(text) + 1):
+        if found := [stop for stop in stops if text[:end].endswith(stop)]:
+            stop = max(found, key=len)
+            return text[: end if keep else end - len(stop)], stop
+    return text, None
+
+
+@given(text=st.text(_few, max_size=30), stops=_stops, keep=st.booleans(), data=st.data())
+@settings(max_examples=400)
+def test_a_stop_string_is_found_in_whatever_pieces_the_text_comes(
+    byte_level: Tokenizer, text: str, stops: list[str], keep: bool, data: st.DataObject
+) -> None:
+    """Generate all, then cut: the same as cutting while it grows. What was shown is never taken back."""
+    tokens = byte_level.encode(text, add_special_tokens=False)
+    cuts = sorted(data.draw(st.sets(st.integers(0, len(tokens)), max_size=12)))
+    groups = [tokens[a:b] for a, b in pairwise([0, *cuts, len(tokens)])]
+    expected, stop = cut_by_hand(text, stops, keep)
+    detokenizer = Detokenizer(byte_level, stops, keep_stop=keep)
+    shown = ""
+    for i, group in enumerate(groups):
+        shown += detokenizer.add(group, last=i == len(groups) - 1)
+        assert shown == detokenizer.text and expected.startswith(shown)
+        if detokenizer.stop is None:
+            made = byte_level.decode(detokenizer.token_ids).rstrip(INCOMPLETE)
+            assert len(made) - len(shown) <= (0 if keep else max(map(len, stops)) - 1)
+    assert (shown, detokenizer.stop) == (expected, stop)
+    if stop is not None:  # nothing is taken after the token that completes it
+        end = len(expected) + (0 if keep else len(stop))
+        assert len(detokenizer.token_ids) == len(text[:end].encode())
+
+
+@given(text=st.text(_few, max_size=20), stops=_stops, min_tokens=st.integers(0, 20))
+@settings(max_examples=200)
+def test_a_stop_string_that_comes_too_early_does_not_count(
+    byte_level: Tokenizer, text: str, stops: list[str], min_tokens: int
+) -> None:
+    tokens = byte_level.encode(text, add_special_tokens=False)
+    detokenizer = Detokenizer(byte_level, stops, min_tokens=min_tokens)
+    shown = "".join([*(detokenizer.add([token]) for token in tokens), detokenizer.add([], last=True)])
+    early = len(byte_level.decode(tokens[:min_tokens]).rstrip(INCOMPLETE))
+    ends = [end for end in range(early + 1, len(text) + 1) if text[:end].endswith(tuple(stops))]
+    if ends:
+        longest = max((stop for stop in stops if text[: ends[0]].endswith(stop)), key=len)
+        assert (shown, detokenizer.stop) == (text[: ends[0] - len(longest)], longest)
+    else:
+        assert (shown, detokenizer.stop) == (text, None)
+
+
+def test_special_tokens_may_be_shown(byte_level: Tokenizer) -> None:
+    a = byte_level.encode("a")[0]
+    assert Detokenizer(byte_level, skip_special_tokens=False).add([0, a, 1]) == "<s>a</s>"
+    assert Detokenizer(byte_level).add([0, a, 1]) == "a"
 
 
 def bundled(cache: list[Tokenizer] = []) -> Tokenizer:  # noqa: B006 (read once)

@@ -1,21 +1,27 @@
 """Workloads: requests that arrive, and perhaps are aborted, at certain steps, and an engine driven through them."""
 
+import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from tiny import Oracle, hf_logits
+from torch import Tensor
+from transformers import LlamaForCausalLM
 
 from minillm.config import EngineConfig
 from minillm.debug.probes import listen
+from minillm.detokenizer import INCOMPLETE
 from minillm.engine.engine import Engine
 from minillm.engine.sampler import SamplingBatch, sample
 from minillm.request import Request, RequestOutput, SamplingParams
 from minillm.scheduler.plan import StepPlan
+from minillm.tokenizer import Tokenizer
 
 LOGITS_TOLERANCE = 1e-4  # how far ours may be from Hugging Face's
+EOS = 1  # the tiny checkpoints' end token
 MOST_STEPS = 5000  # more than any workload here needs: an engine that makes no progress fails instead of hanging
 
 
@@ -35,6 +41,21 @@ class Job:
     stop: tuple[int, ...] = ()
     priority: int = 0
     salt: str | None = None
+    min_p: float = 0.0
+    repetition: float = 1.0
+    frequency: float = 0.0
+    presence: float = 0.0
+    bias: tuple[tuple[int, float], ...] = ()
+    min_tokens: int = 0
+    stop_strings: tuple[str, ...] = ()
+    logprobs: int | None = None
+    n: int = 1
+
+    @property
+    def edited(self) -> bool:
+        """Whether its logits are changed before a token is chosen."""
+        penalised = self.repetition != 1 or bool(self.frequency or self.presence)
+        return penalised or bool(self.bias or self.min_tokens)
 
     @property
     def params(self) -> SamplingParams:
@@ -46,7 +67,21 @@ class Job:
             max_tokens=self.max_tokens,
             stop_token_ids=list(self.stop),
             ignore_eos=True,
+            min_p=self.min_p,
+            repetition_penalty=self.repetition,
+            frequency_penalty=self.frequency,
+            presence_penalty=self.presence,
+            logit_bias=dict(self.bias),
+            min_tokens=self.min_tokens,
+            stop=list(self.stop_strings),
+            logprobs=self.logprobs,
+            n=self.n,
         )
+
+    @property
+    def singles(self) -> list["Job"]:
+        """Its answers as jobs of their own: the same but for the seed."""
+        return [replace(self, n=1, seed=None if self.seed is None else self.seed + i) for i in range(self.n)]
 
     @property
     def longest(self) -> int:
@@ -126,7 +161,7 @@ def assert_idle(engine: Engine) -> None:
     assert engine.pool.num_used == 0, engine.pool
     assert sorted(engine.pool.free_pages) == list(range(engine.pool.num_pages))
     assert sorted(engine.scheduler.free_seats) == list(range(len(engine.scheduler.free_seats)))
-    assert not engine._requests and not engine._detokenizers
+    assert not engine._answers and not engine.grammars.active
 
 
 class Alone:
@@ -137,14 +172,22 @@ class Alone:
         self.oracle = oracle
         self.settings = settings
         self.seen: dict[Job, list[int]] = {}
+        self.tokenizer = Tokenizer(oracle.folder)
 
     def tokens(self, job: Job) -> list[int]:
-        if job.temperature == 0:
+        """What the job's one answer is made of, up to and with the token that ends it."""
+        if job.stop_strings:
+            free = self.tokens(replace(job, stop_strings=()))
+            return free[: cut(self.tokenizer, free, job.stop_strings, job.min_tokens)[0]]
+        if job.temperature == 0 and not job.edited:
             return self.oracle.greedy(list(job.prompt), job.max_tokens, job.stop)
-        alone = Job(**{**vars(job), "arrives": 0, "aborted": None})
+        alone = replace(job, arrives=0, aborted=None, logprobs=None)
         if alone not in self.seen:
-            engine = make_engine(self.oracle.folder, **self.settings)
-            self.seen[alone] = run_jobs(engine, [alone]).tokens(0)
+            if job.temperature == 0:
+                self.seen[alone] = greedy_by_hand(self.oracle.model, job)
+            else:
+                engine = make_engine(self.oracle.folder, **self.settings)
+                self.seen[alone] = run_jobs(engine, [alone]).tokens(0)
         return self.seen[alone]
 
     def agree(self, job: Job, got: list[int]) -> bool:
@@ -153,13 +196,15 @@ class Alone:
         if got == expected[: len(got)]:
             return True
         first = next(i for i, pair in enumerate(zip(got, expected)) if pair[0] != pair[1])
-        return job.temperature > 0 and {got[first], expected[first]} <= self._within_tolerance(job, expected[:first])
+        return {got[first], expected[first]} <= self._within_tolerance(job, expected[:first])
 
     def _within_tolerance(self, job: Job, before: list[int]) -> set[int]:
-        """The tokens that can be drawn next from logits as near to Hugging Face's as ours must be."""
+        """The tokens that can come next, from logits as near to Hugging Face's as ours must be."""
         N, ids = 4000, [*job.prompt, *before]
-        logits = hf_logits(self.oracle.model, ids)[-1].repeat(N, 1)
-        logits += (torch.rand(logits.shape) * 2 - 1) * LOGITS_TOLERANCE
+        logits = edited_by_hand(hf_logits(self.oracle.model, ids)[-1], job, list(before)).repeat(N, 1)
+        logits += (torch.rand(logits.shape) * 2 - 1) * LOGITS_TOLERANCE * max(job.repetition, 1 / job.repetition)
+        if job.temperature == 0:
+            return set(logits.argmax(dim=1).tolist())
         settings = SamplingBatch(
             temperature=torch.full((N,), job.temperature),
             top_k=torch.full((N,), job.top_k or logits.shape[1]),
@@ -168,5 +213,46 @@ class Alone:
             positions=torch.full((N,), len(ids)),
             any_filter=True,
             any_greedy=False,
+            min_p=torch.full((N,), job.min_p),
         )
         return set(sample(logits, settings).tolist())
+
+
+def edited_by_hand(logits: Tensor, job: Job, answer: list[int]) -> Tensor:
+    """One row of logits ``[V]`` as the job wants it, token by token, in vLLM's order."""
+    row = logits.tolist()
+    if len(answer) < job.min_tokens:
+        for token in {*job.stop, EOS}:
+            row[token] = -math.inf
+    for token, bias in job.bias:
+        row[token] += bias
+    for token in {*job.prompt, *answer}:
+        row[token] = row[token] / job.repetition if row[token] > 0 else row[token] * job.repetition
+    for token in set(answer):
+        row[token] -= job.frequency * answer.count(token) + job.presence
+    return torch.tensor(row)
+
+
+@torch.no_grad()
+def greedy_by_hand(model: LlamaForCausalLM, job: Job) -> list[int]:
+    """The job's greedy tokens from Hugging Face's logits, edited by hand."""
+    answer: list[int] = []
+    past = None
+    while len(answer) < job.max_tokens and not (answer and answer[-1] in job.stop):
+        ids = list(job.prompt) if past is None else answer[-1:]
+        out = model(torch.tensor([ids]), past_key_values=past, use_cache=True)
+        past = out.past_key_values
+        answer.append(int(edited_by_hand(out.logits[0, -1].float(), job, answer).argmax()))
+    return answer
+
+
+def cut(tokenizer: Tokenizer, tokens: list[int], stops: Sequence[str], min_tokens: int = 0) -> tuple[int, str, str]:
+    """Of a whole answer: how many tokens it takes until a stop string is there, the text before it, and which it is."""
+    early = tokenizer.decode(tokens[:min_tokens]).rstrip(INCOMPLETE)
+    for count in range(min_tokens + 1, len(tokens) + 1):
+        text = tokenizer.decode(tokens[:count])
+        for end in range(len(early) + 1, len(text) + 1):
+            if found := [stop for stop in stops if text[:end].endswith(stop)]:
+                longest = max(found, key=len)
+                return count, text[: end - len(longest)], longest
+    return len(tokens), tokenizer.decode(tokens), ""

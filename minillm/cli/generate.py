@@ -19,7 +19,7 @@ def run(
     if not all(prompt.strip() for prompt in prompts):
         raise ValueError("a prompt is empty; give it some text, or - to read standard input")
     llm = LLM(model, **settings)
-    printer = Printer(prompts, stream)
+    printer = Printer(prompts, stream, params.n)
     finals: list[RequestOutput] = []
     start = time.perf_counter()
     if llm.get_tokenizer().has_chat_template if chat is None else chat:
@@ -47,23 +47,24 @@ def read_stdin() -> str:
 
 
 class Printer:
-    """Prints answers in the order of their prompts. Several are made at once; one whose turn has not come waits."""
+    """Prints answers in the order of their prompts, ``n`` to each. Several are made at once; one whose turn has not
+    come waits."""
 
-    def __init__(self, prompts: list[str], stream: bool) -> None:
-        self.prompts, self.stream = prompts, stream
+    def __init__(self, prompts: list[str], stream: bool, n: int = 1) -> None:
+        self.prompts, self.stream, self.n = prompts, stream, n
         self.first_id: int | None = None
         self.turn = 0  # whose answer is being printed
-        self.texts = [""] * len(prompts)  # made, not yet printed
-        self.done = [False] * len(prompts)
+        self.texts = [""] * len(prompts) * n  # made, not yet printed
+        self.done = [False] * len(prompts) * n
         self.headed = -1
 
     def take(self, output: RequestOutput) -> None:
         if self.first_id is None:
             self.first_id = output.request_id  # the oldest request answers first
-        i = output.request_id - self.first_id
-        self.texts[i] += output.outputs[0].delta
-        self.done[i] = output.finished
-        while self.turn < len(self.prompts) and (self.stream or self.done[self.turn]):
+        for i, answer in enumerate(output.outputs, output.request_id - self.first_id):  # each of n has a number
+            self.texts[i] += answer.delta
+            self.done[i] = output.finished or answer.finish_reason is not None
+        while self.turn < len(self.texts) and (self.stream or self.done[self.turn]):
             self._print()
             if not self.done[self.turn]:
                 return
@@ -72,9 +73,10 @@ class Printer:
 
     def _print(self) -> None:
         """What there is of the answer whose turn it is."""
-        if self.headed < self.turn and len(self.prompts) > 1:
-            prompt = self.prompts[self.turn].replace("\n", " ")
-            print(f"{chr(10) if self.turn else ''}[{self.turn + 1}] {prompt[:100]}{'...' if len(prompt) > 100 else ''}")
+        if self.headed < self.turn and len(self.texts) > 1:
+            prompt = self.prompts[self.turn // self.n].replace("\n", " ")
+            number = f"{self.turn // self.n + 1}" + (f".{self.turn % self.n + 1}" if self.n > 1 else "")
+            print(f"{chr(10) if self.turn else ''}[{number}] {prompt[:100]}{'...' if len(prompt) > 100 else ''}")
             self.headed = self.turn
         open_line.stream(self.texts[self.turn])
         self.texts[self.turn] = ""
@@ -84,9 +86,11 @@ def statistics(llm: LLM, finals: list[RequestOutput], seconds: float) -> str:
     """One line: tokens in and out, speed, pages."""
     pool = llm.engine.pool
     prompt = sum(len(output.prompt_token_ids) for output in finals)
-    made = sum(len(output.outputs[0].token_ids) for output in finals)
+    made = sum(len(answer.token_ids) for output in finals for answer in output.outputs)
     # The last token of an answer is never computed, so it has no place in the cache.
-    lengths = [len(output.prompt_token_ids) + len(output.outputs[0].token_ids) - 1 for output in finals]
+    lengths = [
+        len(output.prompt_token_ids) + len(answer.token_ids) - 1 for output in finals for answer in output.outputs
+    ]
     pages = sum(pages_for(length, pool.page_size) for length in lengths)
     return (
         f"[{prompt} prompt tokens, {made} generated in {seconds:.2f} s: {made / seconds:.1f} tokens/s; "

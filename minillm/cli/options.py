@@ -12,6 +12,12 @@ MaxTokens = Annotated[int, typer.Option(help="Most tokens of one answer.")]
 Temperature = Annotated[float, typer.Option(help="0 takes the likeliest token; above 0, chance has a say.")]
 TopP = Annotated[float, typer.Option(help="Keep the likeliest tokens whose probabilities add up to this.")]
 TopK = Annotated[int, typer.Option(help="Keep this many of the likeliest tokens; 0 keeps all.")]
+MinP = Annotated[float, typer.Option(help="Keep tokens at least this share as likely as the likeliest; 0 keeps all.")]
+RepetitionPenalty = Annotated[float, typer.Option(help="Above 1, what prompt or answer has said becomes less likely.")]
+FrequencyPenalty = Annotated[float, typer.Option(help="Taken off for each time that the answer has said it.")]
+PresencePenalty = Annotated[float, typer.Option(help="Taken off once for what the answer has said.")]
+Stop = Annotated[list[str] | None, typer.Option(metavar="TEXT", help="End before this text comes; may be repeated.")]
+MinTokens = Annotated[int, typer.Option(help="Fewest tokens of one answer.")]
 Seed = Annotated[int | None, typer.Option(help="The same seed gives the same text.")]
 PageSize = Annotated[str, typer.Option(help="Tokens a page holds, or max_model_len.")]
 Setting = Annotated[
@@ -54,6 +60,17 @@ def parse_value(text: str) -> Any:
         return ast.literal_eval(text)
     except (ValueError, SyntaxError):
         return text
+
+
+def structured_outputs(json_schema: str | None, regex: str | None) -> Any:
+    """What ``--json`` and ``--regex`` ask for, or None. A schema is JSON itself, or ``@FILE``."""
+    from minillm.sampling_params import StructuredOutputsParams
+
+    if json_schema is None and regex is None:
+        return None
+    if json_schema is not None and json_schema.startswith("@"):
+        json_schema = Path(json_schema[1:]).read_text(encoding="utf-8")
+    return StructuredOutputsParams(json=json_schema, regex=regex)
 
 
 def arm_stops(break_at: list[str] | None, when: str | None, log: list[str] | None) -> None:

@@ -1,8 +1,7 @@
 """The engine: it is born from a configuration, takes requests, and makes tokens one step at a time."""
 
 import random
-from collections.abc import Sequence
-from typing import Any
+from dataclasses import replace
 
 import torch
 
@@ -10,7 +9,9 @@ from minillm.attention.backend import choose_backend
 from minillm.config import EngineConfig, ModelConfig
 from minillm.debug.probes import probe, set_step
 from minillm.debug.stops import arm_from_environment
-from minillm.detokenizer import Detokenizer
+from minillm.engine.answer import Answer, prompt_logprobs
+from minillm.engine.grammar import Grammars
+from minillm.engine.intake import Prompt, bad_word_ids, check_params, check_prompt, salt_of, tokens_of
 from minillm.engine.memory import free_bytes, plan_memory
 from minillm.engine.runner import ModelRunner
 from minillm.hub import resolve_model
@@ -22,14 +23,11 @@ from minillm.kvcache.storage import KVCache
 from minillm.layers.build import LayerBuild
 from minillm.models.weights import build_model, load_weights
 from minillm.quantization.packed import choose_format
-from minillm.request import CompletionOutput, Request, RequestOutput, SamplingParams
+from minillm.request import Request, RequestOutput, SamplingParams
 from minillm.scheduler.scheduler import Scheduler
 from minillm.tokenizer import Tokenizer
 
-# Text, token ids, or a dict with "prompt" or "prompt_token_ids" and perhaps "cache_salt": requests with different salts
-# never share cached prefixes, so that nobody can learn from the time it takes what others asked (as in vLLM).
-Prompt = str | Sequence[int] | dict[str, Any]
-PROMPT_KEYS = {"prompt", "prompt_token_ids", "cache_salt"}
+__all__ = ["Engine", "Prompt"]
 
 
 class Engine:
@@ -65,9 +63,10 @@ class Engine:
             config, pool, RadixCache(pool) if config.prefix_cache == "radix" else NoPrefixCache()
         )
         self.runner = ModelRunner(config, model, cache, backend, self.device)
-        self._requests: dict[int, Request] = {}  # not finished yet
-        self._detokenizers: dict[int, Detokenizer] = {}
-        self._outbox: list[RequestOutput] = []  # empty between steps, unless one was cut short
+        self.grammars = Grammars(self.tokenizer, self.model_config.vocab_size, self.model_config.eos_token_ids)
+        self._answers: dict[int, list[Answer]] = {}  # by the id of the first one's request, until all have ended
+        self._to_tell: dict[int, None] = {}  # whose output is due, in order; empty between steps,
+        self._outbox: list[RequestOutput] = []  # as is this, unless one was cut short
         self._next_id = 0
 
     @property
@@ -80,35 +79,63 @@ class Engine:
 
     @property
     def has_requests(self) -> bool:
-        return not self.scheduler.idle or bool(self._outbox)
+        return not self.scheduler.idle or bool(self._outbox or self._to_tell)
 
     def add_request(
         self, prompt: Prompt, params: SamplingParams | None = None, stream: bool = False, priority: int = 0
     ) -> Request:
-        """Queue a prompt. ValueError says what is wrong with it; then nothing was queued."""
+        """Queue a prompt; the request that stands for it, the first of ``params.n``. ValueError says what is wrong with
+        it; then nothing was queued."""
         params = params or SamplingParams()
-        text, token_ids = self._tokens_of(prompt)
-        self._check_prompt(token_ids)
+        text, token_ids = tokens_of(prompt, self.tokenizer)
+        check_prompt(token_ids, self.model_config.vocab_size, self._max_len)
         room = self._max_len - len(token_ids)
-        request = Request(
+        check_params(params, self.model_config.vocab_size, room)
+        compiled = self.grammars.compile(params.structured_outputs) if params.structured_outputs else None
+        eos_ids = frozenset(self.model_config.eos_token_ids)
+        stop_ids = frozenset(params.stop_token_ids)
+        leader = Request(
             id=self._next_id,
             prompt_ids=token_ids,
             params=params,
             max_tokens=room if params.max_tokens is None else min(params.max_tokens, room),
-            seed=_seed(self.config.seed, self._next_id) if params.seed is None else params.seed % 2**63,
+            seed=self._seed(params, self._next_id, 0),
             prompt=text,
-            stop_ids=frozenset(params.stop_token_ids).union(
-                () if params.ignore_eos else self.model_config.eos_token_ids
-            ),
+            stop_ids=stop_ids if params.ignore_eos else stop_ids | eos_ids,
             stream=stream,
             priority=priority,
-            namespace=prompt.get("cache_salt") if isinstance(prompt, dict) else None,
+            namespace=salt_of(prompt),
+            end_ids=stop_ids | eos_ids,
+            bad_words=bad_word_ids(params.bad_words, self.tokenizer),
         )
-        self.scheduler.add(request)
-        self._next_id += 1
-        self._requests[request.id] = request
-        self._detokenizers[request.id] = Detokenizer(self.tokenizer)
-        return request
+        requests = [leader, *(self._sibling(leader, index) for index in range(1, params.n))]
+        self._answers[leader.id] = [Answer(request, self.tokenizer) for request in requests]
+        try:
+            for request in requests:
+                self.scheduler.add(request)
+                if compiled is not None:
+                    self.grammars.start(request, compiled)
+        except BaseException:
+            for request in requests:
+                self.scheduler.abort(request)
+                self.grammars.forget(request)
+            del self._answers[leader.id]
+            raise
+        self._next_id += params.n
+        return leader
+
+    def _sibling(self, leader: Request, index: int) -> Request:
+        """Another answer to the same prompt: only its seed is another."""
+        id = leader.id + index
+        seed = self._seed(leader.params, id, index)
+        return replace(leader, id=id, seed=seed, leader=leader, index=index, output_ids=[], pages=[], logprobs=[])
+
+    def _seed(self, params: SamplingParams, id: int, index: int) -> int:
+        """The user's seed, another for each of several answers; or one that is the same again when the same program
+        runs again."""
+        if params.seed is not None:
+            return (params.seed + index) % 2**63
+        return random.Random(f"{self.config.seed} {id}").getrandbits(63)
 
     def step(self) -> list[RequestOutput]:
         """Schedule, execute, commit. Outputs for requests that ended, and for streaming ones that got a token.
@@ -116,26 +143,46 @@ class Engine:
         If it is cut short (Ctrl-C, an error), nothing is lost but its work: the next step does it again.
         """
         if self.scheduler.idle:
+            self._tell([])
             return self._hand_out()
         set_step(self.scheduler.num_steps + 1)
         try:
             plan = self.scheduler.schedule()
+            plan.masks = self.grammars.masks(plan)
             result = self.runner.execute(plan)
+            for id, (position, logprobs) in result.prompt_logprobs.items():
+                if id in self._answers:
+                    self._answers[id][0].request.take_prompt_logprobs(position, logprobs)
             advanced = self.scheduler.commit(plan, result)
         except BaseException:
             self.scheduler.start_over()
             raise
         if self.config.debug_checks:
             self.scheduler.check()
-        for request in advanced:
-            if request.stream or request.finished:
-                self._outbox.append(self._output(request))
+        self._tell(advanced)
         probe.on and probe("engine.step", plan=plan, result=result, outputs=self._outbox, engine=self)
         return self._hand_out()
 
     def flush_cache(self) -> None:
         """Forget all cached prefixes. RuntimeError unless nothing runs and nothing waits."""
         self.scheduler.flush_cache()
+
+    def _tell(self, advanced: list[Request]) -> None:
+        """Make outputs for requests that got a token, as far as anyone is to hear of it."""
+        for request in advanced:
+            if request.stream or request.finished or request.params.stop:
+                leader = request.leader or request
+                answers = self._answers[leader.id]
+                answers[request.index].read()
+                if request.finished:
+                    self.scheduler.end(request)  # if it was its text that ended it
+                if request.stream or all(answer.request.finished for answer in answers):
+                    self._to_tell[leader.id] = None  # once, however many of its answers went on
+        while self._to_tell:
+            id = next(iter(self._to_tell))
+            if id in self._answers:
+                self._outbox.append(self._output(id))
+            self._to_tell.pop(id, None)
 
     def _hand_out(self) -> list[RequestOutput]:
         outputs, self._outbox = self._outbox, []
@@ -145,56 +192,30 @@ class Engine:
         """End a request now: what it has so far, or None if it had ended already and the output was handed out."""
         kept = [output for output in self._outbox if output.request_id == request_id]
         self._outbox = [output for output in self._outbox if output.request_id != request_id]
-        request = self._requests.get(request_id)
-        if request is None:
+        answers = self._answers.get(request_id)
+        if answers is None:
             return kept[-1] if kept else None
-        self.scheduler.abort(request)
-        return self._output(request)
+        self._to_tell.pop(request_id, None)
+        for answer in answers:
+            self.scheduler.abort(answer.request)
+            answer.read()
+        return self._output(request_id)
 
-    def _output(self, request: Request) -> RequestOutput:
-        detokenizer = self._detokenizers[request.id]
-        new_ids = request.output_ids[len(detokenizer.token_ids) :]
-        if request.stop_reason is not None:
-            new_ids = new_ids[:-1]  # a stop token ends the text and is no part of it, as in vLLM
-        delta = detokenizer.add(new_ids, last=request.finished)
-        probe.on and probe("request.text", request=request, delta=delta, text=detokenizer.text)
-        if request.finished:
+    def _output(self, id: int) -> RequestOutput:
+        """What there is of all answers to a prompt. If all have ended, it is forgotten here."""
+        answers = self._answers[id]
+        leader, finished = answers[0].request, all(answer.request.finished for answer in answers)
+        for answer in answers if finished else ():
+            request, detokenizer = answer.request, answer.detokenizer
             probe.on and probe("request.finish", request=request, text=detokenizer.text)
-            del self._requests[request.id], self._detokenizers[request.id]
-        completion = CompletionOutput(
-            0, detokenizer.text, list(request.output_ids), request.finish_reason, request.stop_reason, delta=delta
-        )
-        return RequestOutput(
-            request.id, request.prompt, request.prompt_ids, [completion], request.finished, request.num_cached
-        )
-
-    def _tokens_of(self, prompt: Prompt) -> tuple[str | None, list[int]]:
-        if isinstance(prompt, dict):
-            if unknown := set(prompt) - PROMPT_KEYS:
-                raise ValueError(f"prompt has unknown keys {sorted(unknown)}; known: {', '.join(sorted(PROMPT_KEYS))}")
-            text, token_ids = prompt.get("prompt"), prompt.get("prompt_token_ids")
-            if token_ids is None:
-                return self._tokens_of(text)  # type: ignore[arg-type]
-            return text, self._tokens_of(list(token_ids) if isinstance(token_ids, Sequence) else token_ids)[1]
-        if isinstance(prompt, str):
-            return prompt, self.tokenizer.encode(prompt)
-        if not isinstance(prompt, Sequence) or isinstance(prompt, bytes):
-            raise ValueError(
-                f"the prompt is {prompt!r}; it must be text, token ids, or a dict with 'prompt' or 'prompt_token_ids'"
-            )
-        return None, list(prompt)  # type: ignore[arg-type]
-
-    def _check_prompt(self, token_ids: list[int]) -> None:
-        V = self.model_config.vocab_size
-        if not token_ids:
-            raise ValueError("the prompt is empty; give at least one token")
-        if wrong := [t for t in token_ids if isinstance(t, bool) or not isinstance(t, int) or not 0 <= t < V]:
-            raise ValueError(f"token id {wrong[0]!r} is not in the vocabulary, which has ids 0 to {V - 1}")
-        if len(token_ids) >= self._max_len:
-            raise ValueError(
-                f"the prompt has {len(token_ids)} tokens, the context limit (max_model_len) is {self._max_len}, and "
-                "at least one token of it must be left for the answer; shorten the prompt or raise max_model_len"
-            )
+            self.grammars.forget(request)
+        output = RequestOutput(
+            id, leader.prompt, leader.prompt_ids, [answer.completion() for answer in answers], finished,
+            leader.num_cached, prompt_logprobs(leader, self.tokenizer) if finished else None,
+        )  # fmt: skip
+        if finished:
+            del self._answers[id]
+        return output
 
     @property
     def _max_len(self) -> int:
@@ -231,8 +252,3 @@ def _context_limit(config: EngineConfig, model_config: ModelConfig) -> int:
             f"max_model_len is {config.max_model_len}, but the model was made for at most {longest} positions"
         )
     return config.max_model_len or longest
-
-
-def _seed(engine_seed: int, request_id: int) -> int:
-    """A seed for a request that brought none: the same again when the same program runs again."""
-    return random.Random(f"{engine_seed} {request_id}").getrandbits(63)

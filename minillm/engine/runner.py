@@ -10,7 +10,8 @@ from minillm.attention.backend import AttentionBackend
 from minillm.attention.batch import ForwardBatch
 from minillm.config import EngineConfig
 from minillm.debug.probes import probe
-from minillm.engine.sampler import SamplingBatch, sample
+from minillm.engine.sampler import sample
+from minillm.engine.sampling_state import SamplingState
 from minillm.kvcache.pages import pages_for
 from minillm.kvcache.storage import KVCache
 from minillm.scheduler.plan import PlanRow, StepPlan, StepResult
@@ -26,10 +27,7 @@ class ModelRunner:
         self.model, self.kv_cache, self.backend, self.device = model, kv_cache, backend, device
         seats = min(config.max_num_seqs, kv_cache.num_pages)  # as the scheduler has them
         self.page_table = np.zeros((seats, pages_for(config.max_model_len, kv_cache.page_size)), dtype=np.int64)
-        self.temperature = np.zeros(seats, dtype=np.float32)
-        self.top_k = np.zeros(seats, dtype=np.int64)
-        self.top_p = np.ones(seats, dtype=np.float32)
-        self.seeds = np.zeros(seats, dtype=np.int64)
+        self.sampling = SamplingState(seats, model.config.vocab_size, device)  # type: ignore[union-attr, arg-type]
         self.last_tokens = torch.zeros(seats, dtype=torch.int64, device=device)  # what was sampled last, by seat
 
     @torch.inference_mode()
@@ -42,27 +40,37 @@ class ModelRunner:
         probe.on and probe("batch.build", plan=plan, batch=batch, rows=rows)
         batch.plan = self.backend.prepare(batch)
         hidden = self.model(batch.input_ids, batch.positions, batch)  # [T, hidden]
-        samplers = [row for row in rows if row.samples]
-        if not samplers:
-            return StepResult({})
-        if batch.sample_rows is not None:
-            hidden = hidden[batch.sample_rows]  # [R', hidden]
+        result = StepResult({})
+        if self.sampling.prompts:
+            result.prompt_logprobs = self.sampling.prompt_logprobs(rows, hidden, self.model.compute_logits)  # type: ignore[arg-type]
+        if samplers := [row for row in rows if row.samples]:
+            if batch.sample_rows is not None:
+                hidden = hidden[batch.sample_rows]  # [R', hidden]
+            self._sample(samplers, hidden, plan, result)
+        return result
+
+    def _sample(self, samplers: list[PlanRow], hidden: Tensor, plan: StepPlan, result: StepResult) -> None:
+        """``hidden [R, hidden]``, the last known token of each row that samples -> its next token, in ``result``."""
         probe.on and probe("model.logits", hidden=hidden, rows=samplers)
-        logits = self.model.compute_logits(hidden)  # type: ignore[operator]  # [R', V]
+        logits = self.model.compute_logits(hidden)  # type: ignore[operator]  # [R, V]
         seats = np.array([row.seat for row in samplers])
-        tokens = sample(logits, self._sampling(samplers, seats))
+        settings = self.sampling.batch(samplers, seats, plan.masks)
+        asked = None if settings is None else self.sampling.asked_logprobs(logits, seats)  # before they are changed
+        tokens = sample(logits, settings)
         self.last_tokens[self._tensor(seats)] = tokens
+        if settings is not None and settings.edits is not None:
+            settings.edits.record(tokens)
         probe.on and probe("sampler.token", tokens=tokens, logits=logits, rows=samplers)
-        return StepResult(dict(zip((row.request_id for row in samplers), tokens.tolist())))
+        result.tokens = dict(zip((row.request_id for row in samplers), tokens.tolist()))
+        if asked is not None:
+            ids = [samplers[i].request_id for i in asked.where]
+            result.logprobs = dict(zip(ids, asked.of(tokens).read(asked.counts)))
 
     def _update_seats(self, rows: list[PlanRow]) -> None:
         """Write down what is new: requests that take a seat, pages that were added."""
         for row in rows:
             if row.joins:
-                params = row.joins.params
-                self.temperature[row.seat], self.top_p[row.seat] = params.temperature, params.top_p
-                self.top_k[row.seat] = params.top_k if params.top_k > 0 else np.iinfo(np.int64).max
-                self.seeds[row.seat] = row.joins.seed
+                self.sampling.join(row.seat, row.joins)
             if row.new_pages:
                 self.page_table[row.seat, row.num_pages - len(row.new_pages) : row.num_pages] = row.new_pages
 
@@ -108,21 +116,6 @@ class ModelRunner:
             return last
         named = self._tensor(np.array([token for row in rows for token in row.token_ids], dtype=np.int64))
         return torch.cat([last, named]) if on_device else named
-
-    def _sampling(self, rows: list[PlanRow], seats: np.ndarray) -> SamplingBatch | None:
-        temperature, top_k, top_p = self.temperature[seats], self.top_k[seats], self.top_p[seats]
-        if not temperature.any():
-            return None
-        positions = np.array([row.start + row.count for row in rows])
-        return SamplingBatch(
-            temperature=self._tensor(temperature),
-            top_k=self._tensor(top_k),
-            top_p=self._tensor(top_p),
-            seeds=self._tensor(self.seeds[seats]),
-            positions=self._tensor(positions),
-            any_filter=bool((top_p < 1).any() or (top_k < np.iinfo(np.int64).max).any()),
-            any_greedy=not temperature.all(),
-        )
 
     def _tensor(self, array: np.ndarray) -> Tensor:
         tensor = torch.from_numpy(array)

@@ -1,20 +1,28 @@
 """Logits to tokens, for the whole batch at once.
 
+The order is vLLM's: the grammar, a bias and allowed tokens, bad words, min_tokens, penalties (`Edits`); then the
+likeliest token, or temperature, min-p, top-k and top-p, and a random choice.
+
 A random choice needs one number between 0 and 1 for each token. It is made by hashing the request's seed with the
 token's position, so it depends on nothing else: not on the batch, not on what ran before, not on the device.
 """
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from minillm.debug.probes import probe
 
+if TYPE_CHECKING:
+    from minillm.engine.edits import Edits
+
 
 @dataclass
 class SamplingBatch:
-    """The settings of the ``R`` rows that sample in this step, as tensors ``[R]``. None: all rows are greedy."""
+    """The settings of the ``R`` rows that sample in this step, as tensors ``[R]``. None: all rows are greedy, and none
+    wants its logits changed."""
 
     temperature: Tensor  # float32, 0 is greedy
     top_k: Tensor  # int64, the vocabulary's size where all are kept
@@ -23,6 +31,9 @@ class SamplingBatch:
     positions: Tensor  # int64: where the token that is chosen now will stand
     any_filter: bool  # whether any row has top_k or top_p
     any_greedy: bool
+    all_greedy: bool = False
+    min_p: Tensor | None = None  # float32; None if nobody has it
+    edits: "Edits | None" = None  # what is done to some rows' logits first
 
 
 def sample(logits: Tensor, settings: SamplingBatch | None) -> Tensor:
@@ -30,15 +41,30 @@ def sample(logits: Tensor, settings: SamplingBatch | None) -> Tensor:
     probe.on and probe("sampler.logits", logits=logits, settings=settings)
     if settings is None:
         return logits.argmax(dim=-1)
+    if settings.edits is not None:
+        settings.edits.apply(logits)  # in place
+    if settings.all_greedy:
+        return logits.argmax(dim=-1)
     greedy = settings.temperature == 0
     below = logits - logits.amax(dim=-1, keepdim=True)  # [R, V], at most 0: a tiny temperature overflows to 0 or -inf
     probs = torch.softmax(below / settings.temperature.masked_fill(greedy, 1.0)[:, None], dim=-1)  # [R, V]
+    if settings.min_p is not None:
+        probs = keep_min_p(probs, settings.min_p)
     if settings.any_filter:
         probs = keep_top(probs, settings.top_k, settings.top_p)
     uniform = uniform_from(settings.seeds, settings.positions)  # [R]
     probe.on and probe("sampler.choose", probs=probs, uniform=uniform, settings=settings)
     chosen = draw(probs, uniform)
     return torch.where(greedy, logits.argmax(dim=-1), chosen) if settings.any_greedy else chosen
+
+
+def keep_min_p(probs: Tensor, min_p: Tensor) -> Tensor:
+    """Zero what is less likely than ``min_p [R]`` times the likeliest of its row in ``probs [R, V]``. Not renormalised.
+
+    The likeliest always stays, and ``min_p`` 0 keeps all.
+    """
+    least = min_p[:, None] * probs.amax(dim=-1, keepdim=True)  # [R, 1]
+    return probs.masked_fill(probs < least, 0.0)
 
 
 def keep_top(probs: Tensor, top_k: Tensor, top_p: Tensor) -> Tensor:

@@ -2,7 +2,9 @@
 
 from dataclasses import dataclass, field
 
-from minillm.request import SamplingParams
+import numpy as np
+
+from minillm.request import Candidate, Request, SamplingParams
 
 
 @dataclass(slots=True)
@@ -29,19 +31,42 @@ class PlanRow:
 
 @dataclass(slots=True)
 class Joining:
-    """What the runner must know of a request that takes its seat."""
+    """What the runner must know of a request that takes its seat. Tokens are named only if a control needs them.
+
+    prompt_logprobs: whether the log probabilities of its prompt are wanted from it.
+    end_ids: tokens that min_tokens forbids. bad_words: token sequences that must not be generated.
+    """
 
     params: SamplingParams
     seed: int
+    prompt_ids: list[int] = field(default_factory=list)
+    output_ids: list[int] = field(default_factory=list)
+    prompt_logprobs: bool = False
+    end_ids: list[int] = field(default_factory=list)
+    bad_words: list[list[int]] = field(default_factory=list)
+
+    @classmethod
+    def of(cls, request: Request) -> "Joining":
+        params = request.params
+        joining = cls(params, request.seed)
+        if params.penalises or params.min_tokens or request.bad_words or request.wants_prompt_logprobs:
+            joining.prompt_ids, joining.output_ids = request.prompt_ids, list(request.output_ids)
+            joining.end_ids, joining.bad_words = sorted(request.end_ids), request.bad_words
+            joining.prompt_logprobs = request.wants_prompt_logprobs
+        return joining
 
 
 @dataclass(slots=True)
 class StepPlan:
-    """Which requests run in this step, how many tokens of each, and who had to give its pages back."""
+    """Which requests run in this step, how many tokens of each, and who had to give its pages back.
+
+    masks: by request id, the tokens that its grammar allows next, as bits ``[ceil(V / 32)]`` int32.
+    """
 
     step: int
     rows: list[PlanRow] = field(default_factory=list)
     preempted: list[int] = field(default_factory=list)
+    masks: dict[int, np.ndarray] = field(default_factory=dict)
 
     @property
     def num_tokens(self) -> int:
@@ -50,6 +75,12 @@ class StepPlan:
 
 @dataclass(slots=True)
 class StepResult:
-    """The token sampled for each request that sampled one, by request id."""
+    """The token sampled for each request that sampled one, by request id.
+
+    logprobs: for those that asked, the log probabilities of that token and of the likeliest.
+    prompt_logprobs: for those that asked, from which prompt token on this step tells them, and what they are.
+    """
 
     tokens: dict[int, int]
+    logprobs: dict[int, list[Candidate]] = field(default_factory=dict, repr=False)
+    prompt_logprobs: dict[int, tuple[int, list[list[Candidate]]]] = field(default_factory=dict, repr=False)

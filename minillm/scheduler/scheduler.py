@@ -87,14 +87,14 @@ class Scheduler:
             request = self.waiting[0]
             self._look_up(request)
             count = self._chunk(request, budget)
-            if count == 0 or self._lacking(request, count) > self.num_available:
+            if count == 0 or self._lacking(request, count) > self.num_available or self._follows(request):
                 probe.on and probe("scheduler.wait", request=request, why=self.why(request, budget))
                 self._give_back(request)
                 break
             probe.on and probe("scheduler.admit", request=request, count=count, scheduler=self)
             self.running.append(self.waiting.popleft())
             request.state, request.seat = RequestState.RUNNING, self.free_seats.pop()
-            self._take(request, count, plan, Joining(request.params, request.seed))
+            self._take(request, count, plan, Joining.of(request))
             budget -= count
 
     def commit(self, plan: StepPlan, result: StepResult) -> list[Request]:
@@ -110,7 +110,7 @@ class Scheduler:
             if row.samples:
                 token_id = result.tokens[request.id]
                 probe.on and probe("request.token", request=request, token_id=token_id)
-                request.append(token_id)
+                request.append(token_id, result.logprobs.get(request.id))
                 request.last_on_device = True
                 advanced.append(request)
             if request.finished:
@@ -130,6 +130,12 @@ class Scheduler:
             self._leave(request)
         if not request.finished:  # it is, if the step that finished it was cut short
             request.finish("abort")
+
+    def end(self, request: Request) -> None:
+        """Take back what a request holds whose text has ended (a stop string), though its tokens could have gone on.
+        Nothing happens if it has left already."""
+        if request in self.running:
+            self._leave(request)
 
     def start_over(self) -> None:
         """After a step that was cut short (Ctrl-C, an error), nobody knows what was computed: do all of it again."""
@@ -209,15 +215,32 @@ class Scheduler:
     def _look_up(self, request: Request) -> None:
         """Give a request the pages that hold its first tokens already. At least one token is left to compute, because
         the logits after the last one are needed."""
-        known = (request.num_tokens - 1) // self.pool.page_size * self.pool.page_size
-        match = self.cache.match(request.token_ids(0, known), request.namespace)
+        S = self.pool.page_size
+        known = 0 if request.wants_prompt_logprobs else (request.num_tokens - 1) // S
+        match = self.cache.match(request.token_ids(0, known * S), request.namespace)
         if match.pages:
             probe.on and probe("radix.match", request=request, pages=match.pages, node=match.node, cache=self.cache)
             self.cache.lock(match.node)
-            self.pool.share(match.pages)
+        elif self.config.prefix_cache == "none":
+            match.pages = self._pages_of_leader(request, known)
+        self.pool.share(match.pages)
         request.pages, request.node = match.pages, match.node
         request.num_shareable = len(match.pages)
-        request.num_computed = len(match.pages) * self.pool.page_size
+        request.num_computed = len(match.pages) * S
+
+    def _follows(self, request: Request) -> bool:
+        """Whether its prompt is just being computed, as that of another answer to it, whose pages it is to share."""
+        leader = request.leader
+        if leader is None or leader.state is not RequestState.RUNNING or not self.config.reuse_kv:
+            return False
+        return len(leader.pages) < pages_for(len(leader.prompt_ids), self.pool.page_size)
+
+    def _pages_of_leader(self, request: Request, most: int) -> list[int]:
+        """Up to ``most`` full pages of the prompt, from the other answer to it that computed them."""
+        leader = request.leader
+        if leader is None or not self.config.reuse_kv:
+            return []
+        return leader.pages[: min(most, leader.num_shareable, len(leader.prompt_ids) // self.pool.page_size)]
 
     def _take(self, request: Request, count: int, plan: StepPlan, joins: Joining | None = None) -> None:
         """Give the request its pages for this step, and write its row of the plan."""

@@ -115,6 +115,33 @@ def test_answers_come_out_in_the_order_of_their_prompts(capsys: pytest.CaptureFi
     assert capsys.readouterr().out == "2\n\n[2] b\nxy\n"
 
 
+def test_several_answers_to_each_prompt(capsys: pytest.CaptureFixture[str]) -> None:
+    printer = Printer(["a", "b"], stream=True, n=2)
+
+    def take(id: int, deltas: list[str], finished: bool) -> None:
+        printer.take(
+            RequestOutput(id, None, [0], [CompletionOutput(i, "", [], delta=d) for i, d in enumerate(deltas)], finished)
+        )
+
+    take(4, ["1", "x"], False)
+    take(6, ["3", "4"], True)
+    take(4, ["2", "y"], True)
+    assert capsys.readouterr().out == "[1.1] a\n12\n\n[1.2] a\nxy\n\n[2.1] b\n3\n\n[2.2] b\n4\n"
+
+
+def test_the_controls_reach_the_sampler(minillm: Run) -> None:
+    ask = ("generate", "What is a radix cache?", "--max-tokens", "60")
+    done = minillm(*ask, "--stop", " a prefix", "--stop", "zzz")
+    assert (done.returncode, done.stdout) == (0, "A radix cache is\n"), done.stderr
+    schema = '{"type": "object", "properties": {"a": {"type": "integer", "maximum": 9}}, "required": ["a"]}'
+    controls = "--n 2 --temperature 1 --seed 1 --min-p 0.1 --repetition-penalty 1.1 --frequency-penalty 0.1"
+    done = minillm(*ask, "--json", schema, "--presence-penalty", "0.1", *controls.split())
+    assert done.returncode == 0 and done.stdout.count('{"a":') == 2, done.stderr
+    for wrong, says in (("--n 2", "n is 2"), ("--min-p 2", "min_p is 2"), ("--regex (", "structured_outputs: regex")):
+        done = minillm(*ask, *wrong.split())
+        assert done.returncode == 2 and says in done.stderr and "Traceback" not in done.stderr
+
+
 def test_an_empty_prompt_is_refused(minillm: Run, checkpoint: str) -> None:
     for prompt in ("", "  "):
         done = minillm("generate", prompt, "--model", checkpoint)

@@ -16,6 +16,8 @@ from minillm.debug.probes import Event, listen
 if TYPE_CHECKING:
     from tiny import Oracle
 
+    from minillm import SamplingParams
+
 SITES = list(sites())
 each_probe = pytest.mark.parametrize("info", catalogue().values(), ids=lambda info: info.name)
 each_site = pytest.mark.parametrize("site", SITES, ids=lambda site: f"{site.name} {site.file}:{site.line}")
@@ -155,6 +157,15 @@ class Watcher:
         sys.settrace(lambda *_: None)
 
 
+def all_that_sampling_can_do() -> "SamplingParams":
+    from minillm import SamplingParams, StructuredOutputsParams
+
+    return SamplingParams(
+        temperature=1, seed=1, max_tokens=6, min_tokens=2, repetition_penalty=1.2, logit_bias={5: 1.0},
+        bad_words=["ab"], logprobs=2, prompt_logprobs=1, structured_outputs=StructuredOutputsParams(regex="[a-c]+d"),
+    )  # fmt: skip
+
+
 @pytest.fixture(scope="module")
 def watcher(oracle: "Oracle", tmp_path_factory: pytest.TempPathFactory) -> Watcher:
     """An engine's birth and some requests' lives, with all that can happen: chunks, waiting, preemption, abort; then
@@ -174,6 +185,8 @@ def watcher(oracle: "Oracle", tmp_path_factory: pytest.TempPathFactory) -> Watch
             (11, SamplingParams(temperature=0, max_tokens=10, ignore_eos=True)),
             (6, SamplingParams(temperature=1, top_k=5, max_tokens=8, ignore_eos=True)),
             (5, SamplingParams(temperature=1, max_tokens=3, ignore_eos=True)),
+            (4, all_that_sampling_can_do()),
+            (3, SamplingParams(temperature=0, max_tokens=9, stop=[chr(33 + i) for i in range(90)], ignore_eos=True)),
         ):
             engine.add_request(list(range(2, 2 + length)), params, stream=length == 6)
         for _ in range(200):

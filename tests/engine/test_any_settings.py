@@ -3,10 +3,13 @@
 from typing import Any
 
 import pytest
+import torch
 from hypothesis import HealthCheck, event, given, settings
 from strategies import MAX_MODEL_LEN, scenarios
-from tiny import Oracle
-from workload import Alone, Job, Run, assert_idle, make_engine, run_jobs
+from tiny import Oracle, hf_logits
+from workload import Alone, Job, Run, assert_idle, cut, make_engine, run_jobs
+
+from minillm.request import CompletionOutput
 
 Scenario = tuple[list[Job], dict[str, Any]]
 
@@ -26,6 +29,44 @@ def limits_hold(run: Run, chosen: dict[str, Any]) -> None:
         assert not (plan.preempted and any(row.joins for row in plan.rows))
 
 
+def answer_is_right(job: Job, output: CompletionOutput, chosen: dict[str, Any], alone: Alone, aborts: bool) -> None:
+    """One answer: its tokens are those that the job gets alone, and it ended where and why it should."""
+    tokens = output.token_ids
+    if job.seed is None and job.temperature:
+        return  # the engine drew a seed
+    assert alone.agree(job, tokens), f"{job} under {chosen}: {tokens}, not {alone.tokens(job)}"
+    count, text, string = cut(alone.tokenizer, tokens, job.stop_strings, job.min_tokens)
+    assert count == len(tokens), f"{job}: tokens after the stop string {string!r}"
+    stopped = bool(tokens) and tokens[-1] in job.stop
+    if string:
+        assert (output.finish_reason, output.stop_reason, output.text) == ("stop", string, text)
+    elif stopped:
+        assert (output.finish_reason, output.stop_reason) == ("stop", tokens[-1])
+        assert len(tokens) > job.min_tokens
+    elif len(tokens) == job.max_tokens:
+        assert output.finish_reason == "length"
+    else:
+        assert aborts and job.aborted is not None and output.finish_reason == "abort"
+    assert not set(tokens[:-1]) & set(job.stop)
+    logprobs_are_right(job, output, alone)
+
+
+def logprobs_are_right(job: Job, output: CompletionOutput, alone: Alone) -> None:
+    """The chosen tokens' log probabilities are Hugging Face's, whatever the controls did to the choice."""
+    if job.logprobs is None:
+        assert output.logprobs is None and output.cumulative_logprob is None
+        return
+    tokens, found = output.token_ids, output.logprobs
+    assert found is not None and len(found) == len(tokens)
+    if tokens:
+        logits = hf_logits(alone.oracle.model, [*job.prompt, *tokens])[len(job.prompt) - 1 : -1]
+        expected = logits.log_softmax(dim=-1)[range(len(tokens)), tokens]
+        got = torch.tensor([entry[token].logprob for entry, token in zip(found, tokens)])
+        torch.testing.assert_close(got, expected, atol=1e-3, rtol=0)
+        assert output.cumulative_logprob == pytest.approx(float(got.sum()), abs=1e-4)
+    assert all(job.logprobs <= len(entry) <= job.logprobs + 1 for entry in found)
+
+
 @given(scenario=scenarios())
 @settings(max_examples=80, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
 def test_any_settings_give_the_tokens_that_each_request_gets_alone(scenario: Scenario, alone: Alone) -> None:
@@ -34,12 +75,8 @@ def test_any_settings_give_the_tokens_that_each_request_gets_alone(scenario: Sce
     run = run_jobs(engine, workload)
     event(f"preemptions: {min(engine.scheduler.num_preemptions, 3)}")
     for index, job in enumerate(workload):
-        tokens = run.tokens(index)
-        assert alone.agree(job, tokens), f"{job} under {chosen}: {tokens}, not {alone.tokens(job)}"
-        stopped = tokens[-1] in job.stop
-        assert run.reason(index) == ("stop" if stopped else "length")
-        assert stopped or len(tokens) == job.max_tokens
-        assert not set(tokens[:-1]) & set(job.stop)
+        for single, output in zip(job.singles, run.finals[index].outputs, strict=True):
+            answer_is_right(single, output, chosen, alone, aborts=False)
     limits_hold(run, chosen)
     assert_idle(engine)
 
@@ -51,11 +88,8 @@ def test_aborts_at_any_step_lose_nothing_and_change_no_other_request(scenario: S
     engine = make_engine(alone.oracle.folder, **chosen)
     run = run_jobs(engine, workload)  # insists on exactly one final output for each
     for index, job in enumerate(workload):
-        tokens = run.tokens(index)
-        assert alone.agree(job, tokens), f"{job} under {chosen}: {tokens}, not {alone.tokens(job)}"
-        ended = len(tokens) == job.max_tokens or (tokens and tokens[-1] in job.stop)
-        assert run.reason(index) == "abort" if not ended else run.reason(index) in ("stop", "length")
-        assert ended or job.aborted is not None
+        for single, output in zip(job.singles, run.finals[index].outputs, strict=True):
+            answer_is_right(single, output, chosen, alone, aborts=True)
     limits_hold(run, chosen)
     assert_idle(engine)
 

@@ -62,7 +62,7 @@ def test_what_was_stored_is_gathered_in_order(page_size: int, dtype: torch.dtype
     backend = ReferenceAttention()
     some = torch.zeros(2, dtype=torch.int64)
     batch = ForwardBatch(some, some, some, page_table, lengths, [1, 1], 2, None, cache, backend)
-    k, v = gather_kv(2, batch, backend.prepare(batch)[0])
+    k, v = gather_kv(2, batch, backend.prepare(batch)[None][0])
     for row, (kv, length) in enumerate(zip(stored, lengths)):
         assert torch.equal(k[row, :, :length].transpose(0, 1), kv[:, 0])
         assert torch.equal(v[row, :, :length].transpose(0, 1), kv[:, 1])
