@@ -236,7 +236,7 @@ def test_waste_adds_up(scene: Scene) -> None:
     assert numbers["cached"] == scene.engine.scheduler.cache.num_evictable * pool.page_size
     assert sum(numbers.values()) == 2 * numbers["total"]
     line = show(waste_bars({"now": numbers}), 100).splitlines()[0]
-    assert len(line) == 5 + 60 and {"*", "x", "."} >= set(line[5:])
+    assert len(line) == 5 + 60 and {"*", "x", ".", "~"} >= set(line[5:])
 
 
 def test_batch_table_is_the_plan(scene: Scene) -> None:

@@ -17,7 +17,7 @@ PROMPT = list(range(100, 120))
 def make_scheduler(num_pages: int = 100, **settings: Any) -> Scheduler:
     config = EngineConfig(**{"page_size": 4, "max_model_len": 64, "prefix_cache": "radix", **settings})
     pool = PagePool(num_pages, 4)
-    return Scheduler(config, pool, RadixCache(pool))
+    return Scheduler(config, pool, RadixCache(pool) if config.prefix_cache == "radix" else None)
 
 
 def add(scheduler: Scheduler, id: int, prompt: list[int], max_tokens: int = 8, **more: Any) -> Request:
@@ -211,3 +211,52 @@ def test_priority_decides_who_comes_in_and_who_must_go() -> None:
     plans = run(scheduler)
     assert [row.request_id for row in plans[0].rows] == [1, 0]
     assert {id for plan in plans for id in plan.preempted} == {0}
+
+
+def add_answers(scheduler: Scheduler, count: int, prompt: list[int], **more: Any) -> list[Request]:
+    """Several answers to one prompt, as SamplingParams(n=...) makes them."""
+    leader = add(scheduler, 0, prompt, **more)
+    return [leader, *(add(scheduler, id, prompt, leader=leader, index=id, **more) for id in range(1, count))]
+
+
+@pytest.mark.parametrize("prefix_cache", ["radix", "none"])
+def test_several_answers_share_the_prompt_s_pages(prefix_cache: str) -> None:
+    scheduler = make_scheduler(prefix_cache=prefix_cache)
+    requests = add_answers(scheduler, 3, PROMPT)
+    assert shares(step(scheduler)) == [(0, 0, 20), (1, 16, 4), (2, 16, 4)]
+    assert {tuple(request.pages[:4]) for request in requests} == {tuple(requests[0].pages[:4])}
+    assert len({request.pages[4] for request in requests}) == 3  # each writes on in a page of its own
+    run(scheduler)
+    assert scheduler.pool.num_used == scheduler.cache.num_evictable
+
+
+@pytest.mark.parametrize("prefix_cache", ["radix", "none"])
+def test_the_others_wait_until_the_first_has_computed_the_prompt(prefix_cache: str) -> None:
+    scheduler = make_scheduler(prefix_cache=prefix_cache, max_num_batched_tokens=16, long_prefill_token_threshold=8)
+    add_answers(scheduler, 2, PROMPT)
+    assert [shares(step(scheduler)) for _ in range(3)] == [[(0, 0, 8)], [(0, 8, 8)], [(0, 16, 4), (1, 16, 4)]]
+
+
+def test_an_answer_whose_first_one_has_gone_computes_the_prompt_itself() -> None:
+    scheduler = make_scheduler(prefix_cache="none", max_num_seqs=1)
+    add_answers(scheduler, 2, PROMPT, max_tokens=2)
+    assert [shares(plan) for plan in run(scheduler)] == [[(0, 0, 20)], [(0, 20, 1)], [(1, 0, 20)], [(1, 20, 1)]]
+
+
+def test_the_first_answer_can_be_aborted_while_others_use_its_pages() -> None:
+    scheduler = make_scheduler(prefix_cache="none")
+    first, second = add_answers(scheduler, 2, PROMPT)
+    step(scheduler)
+    scheduler.abort(first)
+    scheduler.check()
+    run(scheduler)
+    assert second.output_ids == [7] * 8 and scheduler.pool.num_used == 0
+
+
+def test_a_prompt_whose_logits_are_wanted_is_computed_whole() -> None:
+    scheduler = make_scheduler()
+    add(scheduler, 0, PROMPT)
+    run(scheduler)
+    request = Request(1, PROMPT, SamplingParams(prompt_logprobs=0, max_tokens=2), 2, seed=0)
+    scheduler.add(request)
+    assert shares(step(scheduler)) == [(1, 0, 20)]
