@@ -36,6 +36,9 @@ class EngineConfig:
     """Every switch of the engine. Names are vLLM's wherever vLLM has the setting; `ALIASES` lists the others.
 
     model: a bundled model's name ("nano-llama"), a folder, or a name on the Hugging Face Hub.
+    tokenizer: where the tokenizer lies, if not with the model.
+    skip_tokenizer_init: do without a tokenizer: prompts are token ids, and answers have no text.
+    load_format: "auto" reads the checkpoint's weights, "dummy" makes random ones, for measuring a shape.
     dtype: of weights and cache; "auto" is the checkpoint's on a GPU, float32 on a CPU.
     device: "auto" is a GPU where there is one.
     max_model_len: context limit in tokens, prompt and output together; None is the checkpoint's own.
@@ -64,6 +67,8 @@ class EngineConfig:
 
     model: str = "nano-llama"
     tokenizer: str | None = None
+    skip_tokenizer_init: bool = False
+    load_format: str = "auto"
     dtype: str = "auto"
     device: str = "auto"
     seed: int = 0
@@ -110,6 +115,7 @@ class EngineConfig:
 
     def __post_init__(self) -> None:
         _one_of("dtype", self.dtype, DTYPES)
+        _one_of("load_format", self.load_format, ("auto", "dummy"))
         _one_of("batching", self.batching, ("continuous", "static"))
         _one_of("prefix_cache", self.prefix_cache, ("auto", "radix", "none"))
         _one_of("scheduling_policy", self.scheduling_policy, ("fcfs", "lpm", "priority"))

@@ -96,3 +96,22 @@ def _compile(source: str) -> Any:
 def _text(token: Any) -> str:
     """Special tokens stand in configs as text or as ``{"content": text}``."""
     return token["content"] if isinstance(token, dict) else token or ""
+
+
+class NoTokenizer(Tokenizer):
+    """What stands for a tokenizer with ``skip_tokenizer_init=True``: every text is empty, and none can be taken."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.config = folder, {}
+
+    @property
+    def vocab_size(self) -> int:
+        return 0
+
+    def encode(self, text: str, add_special_tokens: bool = True) -> list[int]:
+        raise ValueError(
+            "there is no tokenizer here (skip_tokenizer_init=True), so text cannot be read; give token ids instead"
+        )
+
+    def decode(self, token_ids: list[int], skip_special_tokens: bool = True) -> str:
+        return ""

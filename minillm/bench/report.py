@@ -12,6 +12,7 @@ from rich import box
 from rich.table import Table
 
 from minillm.bench.cpu import Comparison
+from minillm.bench.throughput import Throughput
 from minillm.debug.views.theme import make_console
 
 
@@ -46,6 +47,28 @@ def print_comparisons(results: list[Comparison]) -> None:
     for result in results:
         if result.workload.dtype == "float32" and result.same_tokens < 1:
             console.print(f"{result.workload.name}: in float32 the two should agree on every token, and do not")
+
+
+def print_throughput(results: list[Throughput]) -> None:
+    """A row a workload."""
+    table = Table(title=results[0].device, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    for name in ("workload", "model"):
+        table.add_column(name, no_wrap=True)
+    for name in ("tok/s", "steps", "step ms", "first token ms", "between ms", "GB/s", "of copy"):
+        table.add_column(name, justify="right")
+    for one in results:
+        table.add_row(
+            one.traffic, one.model, f"{one.tokens_per_s:,.0f}", f"{one.steps:,}", f"{one.step_ms:.2f}",
+            f"{one.ttft_ms[0]:,.0f} ({one.ttft_ms[1]:,.0f})", f"{one.itl_ms[0]:.2f} ({one.itl_ms[1]:.2f})",
+            f"{one.gb_per_s:,.0f}", f"{one.gb_per_s / one.copy_gb_per_s:.0%}",
+        )  # fmt: skip
+    console = make_console()
+    console.print(table)
+    console.print(
+        "The best round. Times are the middle one and, in brackets, the 99th of a hundred. GB/s: the weights once a "
+        "step and all live keys and values once a decode step, by the whole time; of copy: against copying a large "
+        "tensor."
+    )
 
 
 def print_json(results: dict[str, Any], file: Path | None) -> None:

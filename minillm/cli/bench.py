@@ -5,6 +5,8 @@ from typing import Annotated
 
 import typer
 
+from minillm.cli.options import Setting
+
 app = typer.Typer(help="Measure this machine.", no_args_is_help=True, rich_markup_mode=None)
 
 Rounds = Annotated[int, typer.Option(min=1, help="How often each side runs; they take turns.")]
@@ -28,6 +30,36 @@ def cpu(
     results = bench.compare_all(choose(CPU_QUICK if quick else CPU, only or []), rounds, model)
     print_comparisons(results)
     print_json({"benchmark": "cpu", "quick": quick, "results": [result.as_dict() for result in results]}, json)
+
+
+@app.command()
+def throughput(
+    workload: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME", help="mixed256, single, batch64, ... (minillm/bench/traffic.py); may be repeated."
+        ),
+    ] = None,
+    model: Annotated[
+        str, typer.Option(help="A bundled model, a folder, a Hub name, or a shape with random weights.")
+    ] = "nano-llama",
+    settings: Setting = None,
+    rounds: Rounds = 2,
+    json: JsonFile = None,
+) -> None:
+    """Tokens a second of a workload on this machine's GPU or CPU. The last line printed is JSON."""
+    from minillm.bench.report import print_json, print_throughput
+    from minillm.bench.shapes import model_settings
+    from minillm.bench.throughput import measure
+    from minillm.bench.traffic import traffic
+    from minillm.cli.options import parse_settings
+
+    work = [traffic(name) for name in workload or ["quick"]]
+    given = {"max_model_len": 4096, "prefix_cache": "none", **parse_settings(settings)}
+    with model_settings(model) as chosen:
+        results = [measure(model, one, {**given, **chosen}, rounds) for one in work]
+    print_throughput(results)
+    print_json({"benchmark": "throughput", "settings": given, "results": [one.as_dict() for one in results]}, json)
 
 
 @app.command()

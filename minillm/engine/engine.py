@@ -25,7 +25,7 @@ from minillm.models.weights import build_model, load_weights
 from minillm.quantization.packed import choose_format
 from minillm.request import Request, RequestOutput, SamplingParams
 from minillm.scheduler.scheduler import Scheduler
-from minillm.tokenizer import Tokenizer
+from minillm.tokenizer import NoTokenizer, Tokenizer
 
 __all__ = ["Engine", "Prompt"]
 
@@ -44,14 +44,15 @@ class Engine:
         probe.on and probe(
             "engine.config", config=config, model_config=self.model_config, folder=self.folder, reasons=reasons
         )
-        self.tokenizer = Tokenizer(resolve_model(config.tokenizer) if config.tokenizer else self.folder)
+        where = resolve_model(config.tokenizer) if config.tokenizer else self.folder
+        self.tokenizer = NoTokenizer(where) if config.skip_tokenizer_init else Tokenizer(where)
         # 2. The model: its structure, the memory that it will take, then its weights.
         kernels = choose_kernels(config.kernels, self.device, self.dtype)
         build = LayerBuild(self.dtype, choose_format(self.device, self.dtype, config.pack_weights, kernels), kernels)
         model = build_model(self.model_config, build)
         free = free_bytes(self.device)
         self.memory = plan_memory(config, self.model_config, model, self.dtype, free, cpu=self.device.type == "cpu")
-        load_weights(model, self.folder, self.device)
+        load_weights(model, self.folder, self.device, config.load_format)
         model.make_tables(config.max_model_len, self.device)  # type: ignore[operator]
         # 3. Where keys and values live, and who works with them.
         pool = PagePool(self.memory.num_pages, self.memory.page_size)
@@ -90,7 +91,7 @@ class Engine:
         text, token_ids = tokens_of(prompt, self.tokenizer)
         check_prompt(token_ids, self.model_config.vocab_size, self._max_len)
         room = self._max_len - len(token_ids)
-        check_params(params, self.model_config.vocab_size, room)
+        check_params(params, self.model_config.vocab_size, room, self.tokenizer)
         compiled = self.grammars.compile(params.structured_outputs) if params.structured_outputs else None
         eos_ids = frozenset(self.model_config.eos_token_ids)
         stop_ids = frozenset(params.stop_token_ids)

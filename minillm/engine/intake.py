@@ -4,7 +4,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from minillm.sampling_params import SamplingParams
-from minillm.tokenizer import Tokenizer
+from minillm.tokenizer import NoTokenizer, Tokenizer
 
 # Text, token ids, or a dict with "prompt" or "prompt_token_ids" and perhaps "cache_salt": requests with different salts
 # never share cached prefixes, so that nobody can learn from the time it takes what others asked (as in vLLM).
@@ -50,8 +50,11 @@ def check_prompt(token_ids: list[int], vocab_size: int, max_len: int) -> None:
         )
 
 
-def check_params(params: SamplingParams, vocab_size: int, room: int) -> None:
+def check_params(params: SamplingParams, vocab_size: int, room: int, tokenizer: Tokenizer) -> None:
     """Refuse what this model or the ``room`` for the answer makes impossible; the rest, `SamplingParams` has seen."""
+    for name in ("stop", "structured_outputs"):
+        if isinstance(tokenizer, NoTokenizer) and getattr(params, name):
+            raise ValueError(f"{name} looks at the answer's text, and with skip_tokenizer_init=True there is none")
     named: tuple[tuple[str, Iterable[int]], ...] = (
         ("allowed_token_ids", params.allowed_token_ids or ()),
         ("logit_bias", params.logit_bias or ()),

@@ -88,16 +88,32 @@ def materialize(model: nn.Module, device: torch.device) -> None:
                 module._parameters[name] = made[id(parameter)]
 
 
-def load_weights(model: nn.Module, folder: Path, device: torch.device) -> None:
+def load_weights(model: nn.Module, folder: Path, device: torch.device, load_format: str = "auto") -> None:
     """Give a model built by `build_model` its memory and its numbers, and let each layer finish them.
 
-    ValueError names what is missing, left over, of the wrong shape, or unreadable.
+    load_format "dummy": random numbers, for measuring a shape. ValueError names what is missing, left over, of the
+    wrong shape, or unreadable.
     """
     materialize(model, device)
-    fill_model(model, folder)
+    if load_format == "dummy":
+        fill_with_noise(model, device)
+    else:
+        fill_model(model, folder)
     for module in model.modules():
         if finish := getattr(module, "process_weights_after_loading", None):
             finish()
+
+
+def fill_with_noise(model: nn.Module, device: torch.device) -> None:
+    """Random weights, always the same: small ones in matrices; norms do nothing and biases hardly anything."""
+    noise = torch.Generator(device).manual_seed(0)
+    for name, parameter in model.named_parameters():
+        if parameter.dim() > 1:
+            parameter.data.normal_(0, 0.02, generator=noise)
+        elif name.endswith("bias"):
+            parameter.data.normal_(0, 1e-3, generator=noise)
+        else:
+            parameter.data.fill_(1.0)
 
 
 def fill_model(model: nn.Module, folder: Path) -> None:
