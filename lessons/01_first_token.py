@@ -17,10 +17,13 @@ lesson = Lesson(
     buys="a right answer, at the highest price",
     breaks="model.embed,sampler.logits",
 )
+OPEN = "The engine"  # a text that may go on in many ways
+TEMPERATURE, TOP_K = 2.0, 4
 
 
 def main() -> None:
     from minillm import SamplingParams
+    from minillm.debug.views.candidates import top_tokens
     from minillm.debug.views.tokens import token_stream, token_table
     from minillm.learn.example import QUESTION, question
 
@@ -40,14 +43,17 @@ def main() -> None:
     lesson.say(
         """A step runs all tokens through the model at once. T is the number of tokens in the step. Each becomes a
         vector of `hidden` numbers, and every layer adds something to it. Only the last token's vector is needed at the
-        end: it says what comes next."""
+        end: it says what comes next. The other letters: H query heads, Hkv heads of keys and values, D numbers in each
+        head, R requests, V tokens in the vocabulary. [title]Spread[/] is a small histogram, from the smallest number
+        to the largest:"""
     )
     request = engine.add_request(prompt_ids, SamplingParams(temperature=0, max_tokens=48))
     logits = one_step_seen(engine)
 
     lesson.part("Logits become a token")
-    choose(logits, tokenizer, request.output_ids[-1])
-    draw(engine, prompt_ids)
+    lesson.say("Softmax turns scores into probabilities. Greedy decoding (temperature=0) takes the likeliest:")
+    if logits is not None:
+        lesson.show(top_tokens(logits, tokenizer, k=6, chosen=request.output_ids[-1]))
 
     lesson.part("Token by token")
     lesson.say(
@@ -57,6 +63,9 @@ def main() -> None:
     while engine.has_requests:
         engine.step()
     lesson.show(token_stream(request.prompt_ids, request.output_ids, tokenizer))
+
+    lesson.part("Or a token is drawn")
+    draw(engine)
 
     lesson.part("What a step costs")
     cost_of_forgetting(engine)
@@ -70,7 +79,7 @@ def main() -> None:
 
 
 def one_step_seen(engine):
-    """Run one step, and show each tensor that a probe has shown us; the logits [V] of its last token."""
+    """Run one step, and show each tensor that a probe has shown us; the logits [V] of its last token, if one has."""
     from minillm.debug.views.tensors import tensor_summary
 
     seen = []  # (name, tensor, names of its dimensions, meaning)
@@ -99,42 +108,48 @@ def one_step_seen(engine):
     with listen(["model.*", "layer.*", "kv.store", "sampler.logits"], keep):
         engine.step()
     lesson.show(tensor_summary(seen))
-    return seen[-1][1][0]
+    return next((tensor[0] for name, tensor, *_ in seen if name == "logits"), None)
 
 
-def choose(logits, tokenizer, chosen: int) -> None:
-    """Show the likeliest tokens, and how temperature, top-k and top-p change who may be chosen."""
-    import torch
-
-    from minillm.debug.views.candidates import top_tokens
-    from minillm.engine.sampler import keep_top
-
-    lesson.say("Softmax turns scores into probabilities. Greedy decoding (temperature=0) takes the likeliest:")
-    lesson.show(top_tokens(logits, tokenizer, k=6, chosen=chosen))
-    lesson.say(
-        """Sampling draws one at random instead. Temperature divides the scores first: above 1 it levels the
-        probabilities, below 1 it sharpens them. top_k keeps so many tokens, top_p as many as add up to that share. With
-        temperature=2 and top_k=4, of the same logits:"""
-    )
-    flat = torch.softmax(logits / 2.0, dim=-1)[None]  # [1, V]
-    kept = keep_top(flat, top_k=torch.tensor([4]), top_p=torch.tensor([1.0]))[0]
-    lesson.show(top_tokens(kept / kept.sum(), tokenizer, k=6))
-
-
-def draw(engine, prompt_ids: list[int]) -> None:
-    """Let the engine itself draw from those, once for each of 64 seeds, and count."""
+def draw(engine) -> None:
+    """Let the engine draw the next token of one text for each of 64 seeds: who may be drawn, and how often who was."""
     from rich.markup import escape
 
     from minillm import SamplingParams
     from minillm.debug.views.tokens import quoted
 
-    settings = [SamplingParams(temperature=2, top_k=4, max_tokens=1, seed=seed) for seed in range(64)]
-    requests = [engine.add_request(prompt_ids, params) for params in settings]
-    while not all(request.finished for request in requests):
-        engine.step()
+    lesson.say(
+        f"""Greedy text is the same each time. Sampling draws the next token at random instead, and {OPEN!r} is a text
+        that may go on in many ways. Temperature divides the scores first: above 1 it levels the probabilities, below 1
+        it sharpens them. top_k keeps so many tokens, top_p as many as add up to that share. 64 requests with this text,
+        each with a seed of its own, ask for temperature={TEMPERATURE} and top_k={TOP_K}."""
+    )
+    settings = [SamplingParams(TEMPERATURE, top_k=TOP_K, max_tokens=1, seed=seed) for seed in range(64)]
+    requests = [engine.add_request(OPEN, params) for params in settings]
+    rows = []
+    with listen("sampler.logits", lambda event: rows.extend(event.logits.clone())):
+        while engine.has_requests:
+            engine.step()
+    if rows:
+        show_candidates(rows[0], engine.tokenizer)
     drawn = Counter(engine.tokenizer.token(request.output_ids[0]) for request in requests)
     counts = ", ".join(f"{escape(quoted(token))} {count} times" for token, count in drawn.most_common())
     lesson.say(f"The engine, asked so with {len(requests)} different seeds, drew {counts}.")
+
+
+def show_candidates(logits, tokenizer) -> None:
+    """The likeliest tokens of one row of logits [V], as they are and after temperature and top-k."""
+    import torch
+
+    from minillm.debug.views.candidates import top_tokens
+    from minillm.engine.sampler import keep_top
+
+    lesson.say("The model's own probabilities:")
+    lesson.show(top_tokens(logits, tokenizer, k=6))
+    lesson.say(f"The same logits with temperature={TEMPERATURE} and top_k={TOP_K}:")
+    flat = torch.softmax(logits / TEMPERATURE, dim=-1)[None]  # [1, V]
+    kept = keep_top(flat, top_k=torch.tensor([TOP_K]), top_p=torch.tensor([1.0]))[0]
+    lesson.show(top_tokens(kept / kept.sum(), tokenizer, k=6))
 
 
 def cost_of_forgetting(engine) -> None:

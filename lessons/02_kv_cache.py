@@ -12,7 +12,7 @@ lesson = Lesson(
     number=2,
     title="The KV cache",
     turns_on="reuse_kv=True, page_size='max_model_len'",
-    buys="steps whose cost no longer grows with the text",
+    buys="steps whose cost hardly grows with the text",
     breaks="kv.store,kv.gather",
 )
 CONTIGUOUS = {"page_size": "max_model_len", "num_pages": 8, "attention_backend": "reference"}
@@ -74,6 +74,7 @@ def where_they_go(engine, prompt_ids: list[int]) -> None:
     from minillm import SamplingParams
     from minillm.debug.views.page_map import page_map
     from minillm.debug.views.tensors import tensor_summary
+    from minillm.debug.views.theme import letter
 
     lesson.say(
         """In a decode step each layer makes one query, one key and one value. The key and the value go into the cache;
@@ -96,7 +97,10 @@ def where_they_go(engine, prompt_ids: list[int]) -> None:
     with listen(["kv.store", "kv.gather"], keep):
         engine.step()
     lesson.show(tensor_summary(seen))
-    lesson.say("The whole cache, one box a request. This one holds what it needs, and reserves what it might:")
+    lesson.say(
+        f"""The whole cache, one box a request. This one, the second of this lesson, is {letter(request.id)}: it holds
+        what it needs, and reserves what it might:"""
+    )
     lesson.show(page_map(engine.pool, engine.scheduler.running))
     engine.abort(request.id)
 

@@ -17,10 +17,11 @@ lesson = Lesson(
     buys="memory for many more requests, because none is reserved",
     breaks="kv.allocate,kv.gather,kv.free",
 )
+PAGES = 48
 
 
 def main() -> None:
-    llm = lesson.llm(page_size=16, num_pages=48, attention_backend="reference")
+    llm = lesson.llm(page_size=16, num_pages=PAGES, attention_backend="reference")
     engine = llm.engine
 
     lesson.part("Four requests come in")
@@ -48,8 +49,9 @@ def main() -> None:
         "Stop at every new page: [bold]--break kv.allocate[/]. Look at [bold]request.pages[/] and [bold]self.pool[/].",
         "Only for the second request: [bold]--break kv.allocate --break-when 'request.id == 1'[/].",
         "Every decision as a line, without stopping: [bold]--log 'kv.allocate,kv.free,scheduler.*'[/].",
-        """Change num_pages=48 to 16 in this file: now a request has to wait for pages, and later one must give its
-        pages back. [bold]--log 'scheduler.wait,scheduler.preempt'[/] says which.""",
+        f"""Change PAGES = {PAGES} to {48 if PAGES == 16 else 16} in this file. With 16, the four prompts take all
+        pages; when one more is needed, somebody must give theirs back, and wait until there are enough again.
+        [bold]--log 'scheduler.preempt,scheduler.wait'[/] says who.""",
     )
 
 
@@ -68,8 +70,10 @@ def four_come_in(engine) -> list:
     names = ", ".join(
         f"{chr(65 + r.id)} {name} ({len(r.prompt_ids)} tokens)" for name, r in zip(prompts, requests, strict=True)
     )
-    lesson.say(f"{names}. One step computes all four prompts. Each takes the pages that it needs now, and no more:")
     engine.step()
+    waiting = ", ".join(chr(65 + request.id) for request in engine.scheduler.waiting)
+    whose = f"the prompts of all but {waiting}, which must wait" if waiting else "all four prompts"
+    lesson.say(f"{names}. One step computes {whose}. Each takes the pages that it needs now, and no more:")
     lesson.show(page_map(engine.pool, requests))
     lesson.say(
         """The page table of each request: its pages, in the order of its tokens. Only the last one has room left, so a
@@ -85,8 +89,8 @@ def slots_of_a_step(engine, requests: list) -> None:
     from minillm.debug.views.slots_table import slots_table
 
     lesson.say(
-        """Each request now decodes: one token each, four in the step. Its position gives the entry in the page table
-        and the offset in that page; both together are the slot: slot = page * 16 + offset."""
+        """Each request now decodes: one token each in the step. Its position gives the entry in the page table and the
+        offset in that page; both together are the slot: slot = page * 16 + offset."""
     )
     seen = []
     with listen("batch.build", lambda event: seen.append(slots_table(event.batch, event.rows, engine.tokenizer))):
@@ -99,17 +103,26 @@ def growing(engine, requests: list) -> None:
     from minillm.debug.views.page_map import page_map
 
     taken: list[str] = []
+    lost: list[str] = []
     written = []
 
     def note(event: Event) -> None:
-        taken.append(f"request {chr(65 + event.request.id)} takes page {', '.join(map(str, event.pages))}")
+        taken.append(f"Request {chr(65 + event.request.id)} takes page {', '.join(map(str, event.pages))}")
 
-    with listen("kv.allocate", note), listen("batch.build", lambda event: written.append(event.batch.slots.clone())):
-        while not taken:
+    def note_loss(event: Event) -> None:
+        lost.append(chr(65 + event.request.id))
+
+    with (
+        listen("kv.allocate", note),
+        listen("scheduler.preempt", note_loss),
+        listen("batch.build", lambda event: written.append(event.batch.slots.clone())),
+    ):
+        while not taken and engine.has_requests:
             engine.step()
+    out = f"No page is free, so {' and '.join(lost)} must give all pages back and wait (lesson 05)." if lost else ""
     lesson.say(
-        f"""Steps go by without anyone asking for memory. Then, in step {engine.scheduler.num_steps}, a last page is
-        full: [bold]{"; ".join(taken)}[/]. The slots that this step writes are marked:"""
+        f"""Steps go by in which nobody gets a page. Then, in step {engine.scheduler.num_steps}, a last page is
+        full. {out} [bold]{"; ".join(taken)}[/]. The slots that this step writes are marked:"""
     )
     lesson.show(page_map(engine.pool, requests, step_slots=written[-1]))
 
@@ -121,18 +134,18 @@ def one_gather(engine, requests: list) -> None:
     for _ in range(18):
         engine.step()
     lesson.say(
-        """While all four grow, their pages come to lie in between each other's. Attention does not care: it reads a
+        """While requests grow, their pages come to lie in between each other's. Attention does not care: it reads a
         request's pages in the order of its page table, and sees one text. For request A:"""
     )
     lesson.show(gather_map(requests[0], engine.pool, requests))
     pieces = []
     with listen("kv.gather", lambda event: pieces.append(event.gather.pieces.tolist())):
         engine.step()
-    count = len(requests[0].pages)
-    lesson.say(
-        f"""The first pages that layer 0 gathered in the step after: [bold]{pieces[0][:count]}[/]. A's page table:
-        [bold]{requests[0].pages}[/]."""
-    )
+    if pieces:
+        lesson.say(
+            f"""The first pages that layer 0 gathered in the step after: [bold]{pieces[0][: len(requests[0].pages)]}[/].
+            A's page table: [bold]{requests[0].pages}[/]."""
+        )
 
 
 def ending(engine, requests: list) -> None:
@@ -146,15 +159,16 @@ def ending(engine, requests: list) -> None:
         while engine.has_requests:
             engine.step()
     whose, pages = freed[-1]
+    left = free_list(engine.pool)
+    request = engine.add_request(question(engine.tokenizer, OTHER_ENDING), SamplingParams(temperature=0, max_tokens=1))
+    taken = []
+    with listen("kv.allocate", lambda event: taken.extend(event.pages)):
+        engine.step()  # before the list is shown: the quiz has asked what it says
     lesson.say(
         f"""All four have ended, and every page is free again. The last to go was {chr(65 + whose)}, with pages {pages}.
         The free list is a stack, so those are on top:"""
     )
-    lesson.show(free_list(engine.pool))
-    request = engine.add_request(question(engine.tokenizer, OTHER_ENDING), SamplingParams(temperature=0, max_tokens=1))
-    taken = []
-    with listen("kv.allocate", lambda event: taken.extend(event.pages)):
-        engine.step()
+    lesson.show(left)
     lesson.say(f"A new request, {chr(65 + request.id)}, comes in and gets page [bold]{', '.join(map(str, taken))}[/].")
 
 

@@ -23,6 +23,7 @@ lesson = Lesson(
     breaks="scheduler.admit,scheduler.wait",
 )
 SEATS = 4
+OTHER_SEATS = 4 if SEATS == 12 else 12  # to try
 # Before which step each request arrives, and how many tokens it wants.
 TRAFFIC = ((0, 22), (0, 5), (0, 10), (1, 3), (2, 18), (3, 6), (5, 4), (7, 14), (9, 11), (10, 7), (12, 6), (14, 5))
 
@@ -52,7 +53,7 @@ class Served:
 
 
 def main() -> None:
-    lesson.part("Twelve requests, four seats")
+    lesson.part(f"Twelve requests, {SEATS} seats")
     static = lesson.llm(batching="static", max_num_seqs=SEATS).engine
     jobs = traffic(static.tokenizer)
     lesson.say(
@@ -89,7 +90,7 @@ def main() -> None:
         """Stop at every admission: [bold]--break scheduler.admit[/]. Look at [bold]request[/],
         [bold]self.running[/] and [bold]self.waiting[/].""",
         "Only when the third request comes in: [bold]--break scheduler.admit --break-when 'request.id == 2'[/].",
-        "Before you run it, say what SEATS = 12 does to both time lines. Then change it in this file.",
+        f"Before you run it, say what SEATS = {OTHER_SEATS} does to both time lines. Then change it in this file.",
         "One prompt of 1,500 tokens would make everybody wait again. Lesson 05 cuts it into chunks.",
     )
 
@@ -164,30 +165,46 @@ def static_in_words(served: Served, jobs: list[Job]) -> None:
     late = next((i for i, job in enumerate(jobs) if job.step > 0), 0)
     lesson.say(
         f"""A row is a seat, a column a step, and the last row counts who waits. The first batch was put together when
-        {letter(late)} was not there yet: it came one step later, and got its first token {served.wait_steps[late]}
-        steps after that. Whoever is done leaves an idle seat behind until the longest request of the batch is done too.
+        {letter(late)} was not there yet: it came before step {jobs[late].step + 1}, and got its first token
+        {served.wait_steps[late]} steps after that. Whoever is done leaves an idle seat behind until the longest request
+        of the batch is done too.
         {log.idle} of {log.seat_steps} seats in these steps were idle, [warn]{log.idle / log.seat_steps:.0%}[/]."""
     )
 
 
 def one_decision(before: Served, after: Served) -> None:
     """The first step in which one is admitted and another is not, and what the static engine did in it."""
-    from minillm.debug.views.theme import letter, tag
+    from minillm.debug.views.theme import tag
 
-    for step, said in after.words.items():
-        admitted = [id for id, words in said.items() if words.startswith("admitted")]
-        if step > 1 and admitted and len(said) > len(admitted):
-            break
+    step = first_choice(after)
+    if not any(words.startswith("admitted") for said in after.words.values() for words in said.values()):
+        lesson.say("Nobody was seen coming in: the probe scheduler.admit tells of it, and it is missing.")
+        return
+    if step is None:
+        lesson.say(
+            f"""With {SEATS} seats the continuous engine never has to choose: whoever waits comes in at the next step,
+            since a seat, tokens of the budget and pages are there for all. Fewer seats make it choose."""
+        )
+        return
     lesson.say(
-        f"""Step {step}: waiting are {", ".join(letter(id) for id in said)}, first come first served. At every step the
-        scheduler looks at the first in the queue, lets it in if it can, and goes on to the next; the first who cannot
-        come in ends it. In its own words:"""
+        f"""Step {step}: at every step the scheduler looks at the first in the queue, lets it in if it can, and goes on
+        to the next; the first who cannot come in ends it. First come, first served. What each engine's scheduler says
+        of those who wait in its queue:"""
     )
-    for name, words in (("static", before.words.get(step, {})), ("continuous", said)):
+    for name, served in (("static", before), ("continuous", after)):
         lesson.console.print(f"  [title]{name}[/]")
-        for id in said:
-            lesson.console.print("    ", tag(id), " ", words.get(id, "runs already"), sep="", highlight=False)
-        lesson.console.print()
+        for id, words in served.words.get(step, {}).items():
+            lesson.console.print("    ", tag(id), " ", words, sep="", highlight=False)
+        lesson.console.print("" if served.words.get(step) else "    nobody waits\n")
+
+
+def first_choice(served: Served) -> int | None:
+    """The first step, after the very first, in which some were admitted and some not."""
+    for step, said in served.words.items():
+        admitted = sum(words.startswith("admitted") for words in said.values())
+        if step > 1 and 0 < admitted < len(said):
+            return step
+    return None
 
 
 def kept_out(tokenizer, prompt_ids: list[int]) -> None:
@@ -233,9 +250,12 @@ def before_and_after(static, continuous, jobs: list[Job]) -> None:
     wanted = sum(job.tokens for job in jobs)
 
     def row(name: str, measure: Callable[[Served], float], unit: str, better: str) -> tuple:
-        return name, *(median(measure(run[i]) for run in runs) for i in (0, 1)), unit, better
+        return name, *([measure(run[i]) for run in runs] for i in (0, 1)), unit, better
 
-    lesson.say("The same again three times in turn, now timed; the median of each:")
+    lesson.say(
+        """The same again three times in turn, now timed; the median of each. What differs no more than between rounds
+        of the same is noise:"""
+    )
     lesson.show(
         before_after(
             [
@@ -255,7 +275,7 @@ def before_and_after(static, continuous, jobs: list[Job]) -> None:
     same = all(one.tokens == other.tokens for one, other in runs)
     lesson.say(
         f"""The same tokens, both times: [good]{same}[/]. A step reads all of the model's weights, for one seat or for
-        four; the more seats are in use, the more tokens come of it."""
+        all; the more seats are in use, the more tokens come of it."""
     )
 
 

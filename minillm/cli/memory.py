@@ -10,7 +10,7 @@ from minillm.cli.options import parse_bytes
 from minillm.config import EngineConfig, ModelConfig
 from minillm.debug.views.theme import make_console
 from minillm.engine.engine import understand
-from minillm.engine.memory import MemoryPlan, free_bytes, most_that_fits, show_bytes
+from minillm.engine.memory import MemoryPlan, free_bytes, most_that_fits, plan_memory, show_bytes
 from minillm.hub import resolve_model
 from minillm.kernels.choose import choose_kernels
 from minillm.kvcache.pages import pages_for
@@ -35,15 +35,23 @@ def run(available: str | None, **settings: Any) -> None:
         build = LayerBuild(dtype, choose_format(device, dtype, config.pack_weights, kernels), kernels)
     model = build_model(model_config, build)
     plan = most_that_fits(config, model_config, model, dtype, free)
+    fits = plan.left >= 0 and longest(config, plan) >= 1
+    taken = plan_memory(config, model_config, model, dtype, free, cpu) if cpu and fits else None
     console = make_console()
-    console.print(make_table(config, model_config, model, dtype, plan, where))
+    console.print(make_table(config, model_config, model, dtype, plan, where, taken))
     console.print(verdict(config, plan, cpu))
 
 
 def make_table(
-    config: EngineConfig, c: ModelConfig, model: nn.Module, dtype: torch.dtype, plan: MemoryPlan, where: str
+    config: EngineConfig,
+    c: ModelConfig,
+    model: nn.Module,
+    dtype: torch.dtype,
+    plan: MemoryPlan,
+    where: str,
+    taken: MemoryPlan | None = None,
 ) -> Table:
-    """One row a quantity: its name, how it comes about, how much it is."""
+    """One row a quantity: its name, how it comes about, how much it is. ``taken``: less than what fits, and why."""
     title = f"{config.model} ({c.architecture}) in {str(dtype).removeprefix('torch.')}"
     table = Table(title=title, title_justify="left")
     table.add_column("what", no_wrap=True)
@@ -57,6 +65,7 @@ def make_table(
             ("of it, to use", room, show_bytes(plan.limit)),
             ("left for KV", "to use - weights - activations", show_bytes(plan.left)),
         ],
+        [("pages it takes", taken.why, f"{taken.num_pages:,}")] if taken else [],
         [
             ("pages that fit", "left for KV / a page", f"{plan.num_pages:,}"),
             ("tokens that fit", f"pages * {plan.page_size}", f"{plan.cached_tokens:,}"),

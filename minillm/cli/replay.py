@@ -19,7 +19,10 @@ from minillm.request import Request
 def run(path: Path, step: int | None, engine: int | None, plain: bool) -> None:
     """Show the recording: the whole of it in a terminal, else one step."""
     recording = read_recording(path)
-    shown = [frame for frame in frames(recording.records) if engine in (None, frame.engine)]
+    everything = frames(recording.records)
+    shown = [frame for frame in everything if engine in (None, frame.engine)]
+    if everything and not shown:
+        raise ValueError(f"engine {engine} was not recorded; there are\n{engines(everything)}")
     at = find(shown, step)
     talks = sys.stdin.isatty() and sys.stdout.isatty() and os.environ.get("TERM") != "dumb"
     if shown and step is None and not plain and talks:
@@ -31,6 +34,18 @@ def run(path: Path, step: int | None, engine: int | None, plain: bool) -> None:
     if recording.cut:
         console.print(Text(recording.cut, STYLES["warn"]), soft_wrap=True)
     console.print(draw(shown, at) if shown else "No step was recorded.")
+    others = {frame.engine for frame in shown if frame.step == step} - {frame.engine for frame in shown[at : at + 1]}
+    if others:
+        console.print(Text(f"\nAnother engine has a step {step}, too: --engine N shows its own.", STYLES["note"]))
+        console.print(Text(engines(shown), STYLES["note"]), soft_wrap=True)
+
+
+def engines(shown: list[Frame]) -> str:
+    """``engine 1 (batching=static): steps 1 to 59``, a line each."""
+    steps: dict[str, list[int]] = {}
+    for frame in shown:
+        steps.setdefault(frame.name, []).append(frame.step)
+    return "\n".join(f"  {name}: steps {min(one)} to {max(one)}" for name, one in steps.items())
 
 
 def find(shown: list[Frame], step: int | None, near: int = 0) -> int:
@@ -39,8 +54,9 @@ def find(shown: list[Frame], step: int | None, near: int = 0) -> int:
         return len(shown) - 1
     places = [i for i, frame in enumerate(shown) if frame.step == step]
     if not places:
-        first, last = min(frame.step for frame in shown), max(frame.step for frame in shown)
-        raise ValueError(f"no step {step} was recorded; there are steps {first} to {last}")
+        there = engines(shown)
+        there = f"\n{there}" if "\n" in there else " " + there.rpartition(": ")[2]  # one engine needs no name
+        raise ValueError(f"no step {step} was recorded; there are{there}")
     return next((i for i in places if shown[i].engine == shown[near].engine), places[0])
 
 
@@ -48,7 +64,7 @@ def draw(shown: list[Frame], at: int) -> RenderableType:
     """One step: its number, the queues, the batch, the page map."""
     frame = shown[at]
     last = max(one.step for one in shown if one.engine == frame.engine)
-    several = f", engine {frame.engine}" if len({one.engine for one in shown}) > 1 else ""
+    several = f", {frame.name}" if frame.settings or len({one.engine for one in shown}) > 1 else ""
     head = Text(f"step {frame.step} of {last}{several}, {frame.time:.3f} s after the start", STYLES["title"])
     if not frame.whole:
         head.append("; not ended: what follows was only planned", STYLES["warn"])
@@ -71,6 +87,8 @@ def _queue(name: str, requests: list[Request], reasons: bool = False) -> Text:
     text = Text(f"{name:<10}", STYLES["note"])
     for request in requests[:20]:
         text.append_text(tag(request.id)).append(f" {request.finish_reason}  " if reasons else " ")
+    if reasons and requests:
+        text.append("(after this step)", STYLES["note"])
     return text.append(f"... {len(requests)}" if len(requests) > 20 else "" if requests else "nobody")
 
 

@@ -13,6 +13,10 @@ from minillm.cli.replay import as_text, draw, find
 from minillm.debug.replay import Frame
 
 SECONDS_A_STEP = 0.5  # while it plays
+KEYS = (
+    "right or n: next step   left or b: back   j: jump to a number   space: play, pause   home, end: first, last   "
+    "up, down: scroll   q: quit"
+)
 
 
 class ReplayApp(App[None]):
@@ -32,7 +36,8 @@ class ReplayApp(App[None]):
         Binding("space", "play", "play/pause"),
         Binding("home", "first", "first"),
         Binding("end", "last", "last"),
-        Binding("q", "quit", "quit"),
+        Binding("q,ctrl+c", "quit", "quit", key_display="q"),
+        Binding("question_mark,h", "help", "keys", key_display="?"),
         Binding("down", "scroll(1)", show=False),
         Binding("up", "scroll(-1)", show=False),
         Binding("escape", "close", show=False),
@@ -42,6 +47,7 @@ class ReplayApp(App[None]):
         super().__init__()
         self.frames, self.note, self.at = frames, note, 0
         self.playing = False
+        self._width = 80
         self._timer: Timer | None = None
 
     def compose(self) -> ComposeResult:
@@ -56,19 +62,25 @@ class ReplayApp(App[None]):
         self._say(self.note)
 
     def on_resize(self, event: Resize) -> None:
+        self._width = event.size.width
         self._show(self.at)
 
     def action_go(self, by: int) -> None:
+        self._say(self.note)
         self._show(self.at + by)
 
     def action_first(self) -> None:
-        self._show(0)
+        self.action_go(-len(self.frames))
 
     def action_last(self) -> None:
-        self._show(len(self.frames) - 1)
+        self.action_go(len(self.frames))
+
+    def action_help(self) -> None:
+        self._say(KEYS)
 
     def action_play(self) -> None:
         """Play or pause; at the end, play from the beginning."""
+        self._say(self.note)
         self.playing = not self.playing
         assert self._timer
         if self.playing:
@@ -84,6 +96,7 @@ class ReplayApp(App[None]):
 
     def action_ask(self) -> None:
         """Ask for a step's number."""
+        self._say(self.note)
         jump = self.query_one("#jump", Input)
         jump.value, jump.display = "", True
         jump.focus()
@@ -112,5 +125,5 @@ class ReplayApp(App[None]):
 
     def _show(self, at: int) -> None:
         self.at = min(max(at, 0), len(self.frames) - 1)
-        width = max(self.size.width - 4, 20)  # the padding and the scroll bar
+        width = max(self._width - 4, 20)  # the padding and the scroll bar
         self.query_one("#step", Static).update(as_text(draw(self.frames, self.at), width))

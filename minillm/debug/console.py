@@ -6,17 +6,21 @@ program works with by themselves. A local variable of the same name wins, as eve
 ``minillm.debug.console.pages()``.
 """
 
-import dataclasses
 import io
 import sys
+from types import FrameType
 from typing import Any
 
+from minillm.debug import debuggers
+from minillm.debug.frame_tensors import tensors_in
+from minillm.debug.look import looked
 from minillm.debug.scope import Scope
 from minillm.debug.stops import disarm
 from minillm.kvcache.pages import slot_of
 from minillm.request import Request
+from minillm.scheduler.scheduler import Scheduler
 
-__all__ = ["disarm", "pages", "shapes", "table", "where", "why"]
+__all__ = ["disarm", "look", "pages", "shapes", "table", "where", "why"]
 
 
 class Shown:
@@ -29,16 +33,16 @@ class Shown:
         return self.text
 
 
-def where(request: Request | int, position: int | None = None) -> Shown:
-    """Where a token's key and value live: ``request 2, position 37: page 5, offset 5, slot 85``.
+def where(request: Request | int | str, position: int | None = None) -> Shown:
+    """Where a token's key and value live: ``request 2 (C), position 37: page 5, offset 5, slot 85``.
 
-    ``request`` itself or its id; without a position, its last known token.
+    ``request`` itself, its id, or its letter in a lesson, "C"; without a position, its last known token.
     """
-    scheduler = Scope(sys._getframe(1)).scheduler()
+    scheduler = Scope(_caller()).scheduler()
     request = _request(request, scheduler)
     position = request.num_tokens - 1 if position is None else position
     S, held = scheduler.pool.page_size, len(request.pages)
-    place = f"request {request.id}, position {position}"
+    place = f"{_name(request)}, position {position}"
     if position < 0:
         return Shown(f"{place}: positions are counted from 0")
     if position >= held * S:
@@ -49,24 +53,44 @@ def where(request: Request | int, position: int | None = None) -> Shown:
     return Shown(f"{place}: page {slot // S}, offset {slot % S}, slot {slot}{later}")
 
 
-def why(request: Request | int | None = None) -> Shown:
+def why(request: Request | int | str | None = None) -> Shown:
     """Why a request is where it is: ``waits: needs 3 pages, 2 free``. Without one: all that wait and run, a line each.
 
     Inside a step, what is left of its token budget at this point counts.
     """
-    scope = Scope(sys._getframe(1))
+    scope = Scope(_caller())
     scheduler = scope.scheduler()
-    budget = scope.budget(scheduler)
+    budget, plan = scope.budget(scheduler), scope.plan()
+    in_step = budget is not None and not (plan and plan.preempted)  # who is not looked at yet may still come in
     if request is not None:
-        return Shown(scheduler.why(_request(request, scheduler), budget))
+        return Shown(_why(_request(request, scheduler), scheduler, budget, in_step))
     everyone = [*scheduler.running, *scheduler.waiting]
-    lines = [f"request {one.id} {scheduler.why(one, budget)}" for one in everyone]
+    lines = [f"{_name(one)} {_why(one, scheduler, budget, in_step)}" for one in everyone]
     return Shown("\n".join(lines) or "nobody runs, and nobody waits")
+
+
+def _why(request: Request, scheduler: Scheduler, budget: int | None, in_step: bool) -> str:
+    """What the scheduler says; where it finds no reason, as between two steps, the turn has just not come."""
+    said = scheduler.why(request, budget)
+    if not said.startswith("waits: needs"):
+        return said
+    count = scheduler._chunk(request, scheduler.config.max_num_batched_tokens if budget is None else budget)
+    if scheduler._lacking(request, count) > scheduler.num_available:
+        return said
+    return f"waits: nothing is short, its turn comes in {'this' if in_step else 'the next'} step"
+
+
+def look() -> Shown:
+    """What to watch at the probe that stopped last, and what must be true there, tried in this frame."""
+    if debuggers.last is None:
+        raise LookupError("nothing has stopped yet; look() tells of the probe that stopped last")
+    frame = _caller()
+    return Shown("\n".join(looked(debuggers.last.name, {**frame.f_globals, **frame.f_locals})))
 
 
 def shapes() -> Shown:
     """The tensors of the stopped frame: name, type and shape; those in a dataclass, a tuple or a dict of it too."""
-    rows = [row for name, value in Scope(sys._getframe(1)).names.items() for row in _tensors(name, value, deeper=True)]
+    rows = [row for name, value in Scope(_caller()).names.items() for row in tensors_in(name, value, deeper=True)]
     if not rows:
         return Shown("no tensors among this frame's variables")
     name_width, type_width = (max(len(row[i]) for row in rows) for i in (0, 1))
@@ -77,7 +101,7 @@ def pages() -> Shown:
     """The page map: who holds which page of the KV cache, and, inside a step, which slots it writes."""
     from minillm.debug.views.page_map import page_map
 
-    scope = Scope(sys._getframe(1))
+    scope = Scope(_caller())
     scheduler, batch = scope.scheduler(), scope.batch()
     slots = None if batch is None else batch.slots.tolist()
     return _drawn(page_map(scheduler.pool, [*scheduler.running, *scheduler.waiting], slots))
@@ -87,7 +111,7 @@ def table() -> Shown:
     """What this step computes: the plan, a row a request."""
     from minillm.debug.views.batch_table import batch_table
 
-    scope = Scope(sys._getframe(1))
+    scope = Scope(_caller())
     scheduler, plan = scope.scheduler(), scope.plan()
     if plan is None or not plan.rows:
         return Shown("nothing is planned here yet: stop at scheduler.plan, or later in the step")
@@ -95,40 +119,34 @@ def table() -> Shown:
     return _drawn(batch_table(plan, requests, scheduler.config.max_num_batched_tokens))
 
 
-def _request(request: Request | int, scheduler: Any) -> Request:
-    """The request itself, or the live one with that id."""
-    if not isinstance(request, int):
+def _caller() -> FrameType:
+    """Whoever asks: the first frame up the stack that is neither this file's nor the one that hands helpers out."""
+    frame = sys._getframe(1)
+    while frame.f_back and frame.f_globals.get("__name__") in (__name__, debuggers.__name__):
+        frame = frame.f_back
+    return frame
+
+
+def _name(request: Request) -> str:
+    """``request 2 (C)``: by its id, and by its letter in lessons."""
+    from minillm.debug.views.theme import letter
+
+    return f"request {request.id} ({letter(request.id)})"
+
+
+def _request(request: Request | int | str, scheduler: Any) -> Request:
+    """The request itself, or the live one with that id or letter; a log line's ``r2`` will do, too."""
+    from minillm.debug.views.theme import letter
+
+    if not isinstance(request, int | str):
         return request
     alive = {one.id: one for one in (*scheduler.running, *scheduler.waiting)}
-    if request not in alive:
-        raise LookupError(f"no request {request} runs or waits; there are: {sorted(alive) or 'none'}")
-    return alive[request]
-
-
-def _tensors(name: str, value: Any, deeper: bool) -> list[tuple[str, str, str]]:
-    """``(name, type, shape)`` of a value that is a tensor or an array, or of those one level inside it."""
-    if _is_tensor(value):
-        device = getattr(getattr(value, "device", None), "type", "cpu")
-        kind = str(value.dtype).removeprefix("torch.") + ("" if device == "cpu" else f" {value.device}")
-        return [(name, kind, str(list(value.shape)))]
-    if not deeper or isinstance(value, type):
-        return []
-    inside: dict[str, Any] = {}
-    if dataclasses.is_dataclass(value):  # hasattr: a field may be set later (ForwardBatch.rope)
-        fields = [field.name for field in dataclasses.fields(value) if hasattr(value, field.name)]
-        inside = {f"{name}.{field}": getattr(value, field) for field in fields}
-    elif isinstance(value, tuple | list) and len(value) <= 8:
-        inside = {f"{name}[{i}]": part for i, part in enumerate(value)}
-    elif type(value) is dict and len(value) <= 32:
-        inside = {f"{name}[{key!r}]": part for key, part in value.items()}
-    return [row for label, part in inside.items() for row in _tensors(label, part, deeper=False)]
-
-
-def _is_tensor(value: Any) -> bool:
-    """A tensor of torch or an array of numpy, without importing either."""
-    library = type(value).__module__.partition(".")[0]
-    looks_so = library in ("torch", "numpy") and hasattr(value, "dtype") and hasattr(value, "shape")
-    return looks_so and not isinstance(value, type)
+    words: dict[int | str, Request] = {**alive}
+    words |= {word: one for id, one in alive.items() for word in (letter(id), letter(id).lower(), f"r{id}")}
+    if request not in words:
+        there = ", ".join(f"{id} ({letter(id)})" for id in sorted(alive))
+        raise LookupError(f"no request {request} runs or waits; there are: {there or 'none'}")
+    return words[request]
 
 
 def _drawn(drawing: Any) -> Shown:

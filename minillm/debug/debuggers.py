@@ -7,6 +7,7 @@ way: the learner lands in the engine, with the engine's own variables.
 import builtins
 import importlib
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -18,11 +19,34 @@ from minillm.debug.own_pdb import stop_in_pdb
 from minillm.debug.probes import Event
 from minillm.debug.short import short
 
-HELPERS = ("where(request, position)", "why(request)", "shapes()", "pages()", "table()", "disarm()")
+HELPERS = ("where(request, position)", "why(request)", "shapes()", "pages()", "table()", "look()", "disarm()")
+last: Event | None = None  # the stop that came last
+_last_names: dict[str, str] = {}  # its values' names in the frame, read while the frame still stood at the probe
+
+
+class Helper:
+    """A helper as consoles know it: called, it answers; without its brackets it says what it is.
+
+    A probe's value may have the same name, and another one in the frame: ``p pages`` then tells which one.
+    """
+
+    def __init__(self, function: Callable[..., Any]) -> None:
+        self.function = function
+
+    def __call__(self, *arguments: Any, **named: Any) -> Any:
+        return self.function(*arguments, **named)
+
+    def __repr__(self) -> str:
+        name = self.function.__name__
+        said = f"a helper, to be called: {name}()"
+        own = _last_names.get(name)
+        return f"{said}; the value {name!r} of probe {last.name} is here: {own}" if last and own else said
 
 
 def stop(event: Event, when: str | None = None) -> None:
     """Stop where ``event`` came from, as soon as its probe has returned. ``when`` is the condition that held."""
+    global last, _last_names
+    last, _last_names = event, frame_names(event.name, event.frame)
     offer_helpers()
     if attached():
         say(header(event, when))
@@ -45,7 +69,7 @@ def offer_helpers() -> None:
     """
     console = importlib.import_module("minillm.debug.console")
     for name in console.__all__:
-        setattr(builtins, name, getattr(console, name))
+        setattr(builtins, name, Helper(getattr(console, name)))
 
 
 def header(event: Event, when: str | None = None) -> str:

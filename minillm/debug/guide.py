@@ -30,7 +30,9 @@ def markdown() -> str:
 def _how() -> str:
     """The ways to stop somewhere, and what can be asked there."""
     rows = [[f"**{one.title}**", _stops(one)] for one in configurations()]
-    helpers = [(name, getattr(console, name)) for name in ("where", "why", "shapes", "pages", "table", "disarm")]
+    helpers = [
+        (name, getattr(console, name)) for name in ("where", "why", "shapes", "pages", "table", "look", "disarm")
+    ]
     asked = [[f"`{name}{_parameters(function)}`", _first_line(function)] for name, function in helpers]
     return "\n\n".join([
         "## How to stop",

@@ -10,10 +10,9 @@ import sys
 from types import FrameType
 from typing import IO, Any, NoReturn
 
-from minillm.debug.catalogue import catalogue
+from minillm.debug.look import looked
 from minillm.debug.open_line import fresh_line, is_terminal
 from minillm.debug.probes import Event, silence
-from minillm.debug.short import short
 
 FIRST = """\
 pdb: look (what to watch here), p EXPRESSION, n next line, s into a call,
@@ -86,19 +85,9 @@ class _Pdb(pdb.Pdb):
 
     def do_look(self, _arg: str) -> None:
         """look: what to watch at the probe that stopped last, and what must be true there, tried now."""
-        info = catalogue()[self._probe]
-        for expression, meaning in info.watch.items():
-            self.message(f"   {expression} = {self._try(expression)}   ({meaning})")
-        for expression, meaning in info.must.items():
-            value = self._try(expression)
-            self.message(f" {'✓' if value == 'True' else '✗'} {meaning}: {expression} is {value}")
-
-    def _try(self, expression: str) -> str:
-        try:
-            assert self.curframe is not None
-            return short(eval(expression, self.curframe.f_globals, self.curframe_locals))
-        except Exception as error:  # one has moved on, to where those names mean nothing
-            return f"{type(error).__name__}: {error}"
+        assert self.curframe is not None
+        for line in looked(self._probe, {**self.curframe.f_globals, **self.curframe_locals}):
+            self.message(line)
 
     def do_quit(self, arg: str) -> bool:
         self._end("as you asked")

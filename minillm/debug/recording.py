@@ -1,6 +1,7 @@
 """Reading a recording back: its events as they were written, and the engine's own objects made from them again."""
 
 import json
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -58,6 +59,28 @@ def _parse(line: bytes) -> Any:
 def _is_record(entry: Any) -> bool:
     kinds: dict[str, Any] = {"name": str, "engine": int, "step": int, "time": (int, float), "values": dict}
     return isinstance(entry, dict) and all(isinstance(entry.get(key), kind) for key, kind in kinds.items())
+
+
+def engines_of(records: Iterable[Record]) -> dict[int, str]:
+    """Engine -> what sets it apart, ``batching=static``: its settings that the first engine does not have.
+
+    Of the first, those that the second does not have; of a single one nothing.
+    """
+    configs: dict[int, Record] = {}
+    for entry in records:
+        config = entry["values"].get("config") if entry["name"] == "engine.config" else None
+        configs.setdefault(entry["engine"], {})
+        if isinstance(config, dict):
+            configs[entry["engine"]] = config
+    first, *others = list(configs) or [0]
+    against = dict.fromkeys(others, first) | ({first: others[0]} if others else {})
+    return {
+        engine: _settings(config, configs.get(against.get(engine, engine), {})) for engine, config in configs.items()
+    }
+
+
+def _settings(config: Record, other: Record) -> str:
+    return ", ".join(f"{key}={value}" for key, value in config.items() if value is not None and value != other.get(key))
 
 
 def request_of(data: Record) -> Request:

@@ -1,11 +1,11 @@
 """What a recording says of each step: who waited, ran and had finished, the plan, and who held which page."""
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from minillm.debug.recorder import Record
-from minillm.debug.recording import plan_of, request_of
+from minillm.debug.recording import engines_of, plan_of, request_of
 from minillm.kvcache.pages import PagePool, slot_of
 from minillm.request import Request
 from minillm.scheduler.plan import StepPlan
@@ -16,7 +16,8 @@ class Frame:
     """One step of one engine, as it stood when the plan was made and the model had not run yet.
 
     finished: all that had by the end of this step. tokens: request -> the token sampled. whole: whether the step came
-    to its end. What is kept is what the file said; the engine's objects are made when somebody asks.
+    to its end. settings: what sets the engine apart from the recording's others. What is kept is what the file said;
+    the engine's objects are made when somebody asks.
     """
 
     engine: int
@@ -31,6 +32,12 @@ class Frame:
     _cached: list[int]
     tokens: dict[int, int] = field(default_factory=dict)
     whole: bool = False
+    settings: str = ""
+
+    @property
+    def name(self) -> str:
+        """``engine 2 (batching=continuous)``."""
+        return f"engine {self.engine}" + (f" ({self.settings})" if self.settings else "")
 
     @property
     def plan(self) -> StepPlan:
@@ -71,10 +78,11 @@ class Frame:
         ]
 
 
-def frames(records: Iterable[Record]) -> list[Frame]:
+def frames(records: Sequence[Record]) -> list[Frame]:
     """Every step, in the order in which they ran."""
     made: list[Frame] = []
     engines: dict[int, _Engine] = {}
+    settings = engines_of(records)
     for entry in records:
         engine = engines.setdefault(entry["engine"], _Engine(entry["engine"]))
         try:
@@ -82,6 +90,7 @@ def frames(records: Iterable[Record]) -> list[Frame]:
         except (KeyError, TypeError, ValueError, AttributeError):
             raise ValueError(f"the recording is damaged: its event {entry['name']} lacks something") from None
         if frame:
+            frame.settings = settings[frame.engine]
             made.append(frame)
     return made
 

@@ -5,13 +5,14 @@ computed of it.
 """
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
+from minillm.debug.open_line import say
 from minillm.debug.recorder import Record, Recorder, open_to_write, record
-from minillm.debug.recording import plan_of
+from minillm.debug.recording import engines_of, plan_of
 from minillm.debug.views.batch_table import phase
 from minillm.debug.views.theme import letter
 
@@ -33,7 +34,21 @@ def timeline(path: Path) -> Iterator[None]:
 
 @contextmanager
 def kept(recording: Path | str | None, trace: Path | str | None) -> Iterator[None]:
-    """What ``--record`` and ``--timeline`` ask for, each if it was given."""
+    """What ``--record`` and ``--timeline`` ask for, each if it was given; at the end, how to look at it."""
+    begun = False
+    try:
+        with _writing(recording, trace):
+            begun = True
+            yield
+    finally:
+        if begun and recording:
+            say(f"minillm: the run is in {recording}; look at it: python -m minillm replay {recording}")
+        if begun and trace:
+            say(f"minillm: the time line is in {trace}; drop it on https://ui.perfetto.dev")
+
+
+@contextmanager
+def _writing(recording: Path | str | None, trace: Path | str | None) -> Iterator[None]:
     with ExitStack() as stack:
         if recording:
             stack.enter_context(record(Path(recording)))
@@ -42,11 +57,11 @@ def kept(recording: Path | str | None, trace: Path | str | None) -> Iterator[Non
         yield
 
 
-def chrome_trace(records: Iterable[Record]) -> dict[str, Any]:
+def chrome_trace(records: Sequence[Record]) -> dict[str, Any]:
     """The events of a run, as the format wants them: times in microseconds, each lane in order."""
-    engines: dict[int, _Engine] = {}
+    engines = {number: _Engine(number, settings) for number, settings in engines_of(records).items()}
     for entry in records:
-        engines.setdefault(entry["engine"], _Engine(entry["engine"])).take(entry)
+        engines[entry["engine"]].take(entry)
     events = [event for engine in engines.values() for event in engine.end()]
     names = [event for event in events if event["ph"] == "M"]
     timed = sorted((e for e in events if e["ph"] != "M"), key=lambda e: (e["ts"], -e.get("dur", 0)))
@@ -56,8 +71,8 @@ def chrome_trace(records: Iterable[Record]) -> dict[str, Any]:
 class _Engine:
     """The lanes of one engine, drawn as its events come by."""
 
-    def __init__(self, number: int) -> None:
-        self.number, self.model = number, ""
+    def __init__(self, number: int, settings: str) -> None:
+        self.number, self.settings, self.model = number, settings, ""
         self.events: list[dict[str, Any]] = []
         self.now = 0.0
         self.marks: dict[str, float] = {}  # of the step that is under way: its begin, plan, commit
@@ -100,7 +115,7 @@ class _Engine:
         self._end_step(self.now, whole=False)
         for request_id in list(self.waiting):
             self._end_wait(request_id, self.now)
-        self._name("process_name", _STEPS, f"engine {self.number} {self.model}".strip())
+        self._name("process_name", _STEPS, f"engine {self.number} {self.settings or self.model}".strip())
         self._name("thread_name", _STEPS, "steps")
         for request_id in self.prompts:
             self._name("thread_name", request_id + _REQUEST_0, f"request {letter(request_id)} ({request_id})")

@@ -36,16 +36,26 @@ class Outcome:
     place: str = ""
 
 
-def check(tasks: list[Task], console: Console) -> bool:
-    """Test these tasks' functions, print what came of it, and note what is done. Whether all of it is."""
+def check(tasks: list[Task], console: Console, fold: bool = False) -> bool:
+    """Test these tasks' functions, print what came of it, and note what is done. Whether all of it is.
+
+    fold: what is not written yet is one line for all of it.
+    """
     for number in dict.fromkeys(task.number for task in tasks):
         read_mine(number)  # a file that is no Python needs no test
     outcomes = run_checkpoints(tasks)
     progress = Progress()
     for task in tasks:
         _note(task, outcomes[task.id], progress)
-        _print(task, outcomes[task.id], console)
     progress.save()
+    unwritten = [task for task in tasks if fold and all(outcome.state == "todo" for outcome in outcomes[task.id])]
+    for task in tasks:
+        if task not in unwritten:
+            _print(task, outcomes[task.id], console)
+    if unwritten:
+        names = ", ".join(task.id for task in unwritten)
+        hint = f"A hint: python -m minillm learn hint {unwritten[0].id}"
+        console.print(Text(f"Still to be written: {names}. {hint}", style="note"), soft_wrap=True)
     return all(progress.done(task.id) for task in tasks)
 
 
@@ -84,7 +94,10 @@ def _outcome(case: ElementTree.Element, task: Task) -> Outcome:
     wrong = case.find("error") if wrong is None else wrong
     if wrong is None:
         return Outcome(test, "passed")
-    message = re.split(r"\nassert |\n  ?\+ ", wrong.get("message", ""))[0].removeprefix("AssertionError: ")
+    message = wrong.get("message", "")
+    if inside := re.fullmatch(r'failed on (?:setup|teardown) with "(.*)"', message, re.DOTALL):
+        message = inside[1]
+    message = re.split(r"\nassert |\n  ?\+ ", message)[0].removeprefix("AssertionError: ")
     file = my_file(task.number)
     lines = re.findall(rf"{re.escape(file.name)}:(\d+)", wrong.text or "")
     place = f"{shown(file)}, line {lines[-1]}" if lines and str(file.name) not in message else ""
@@ -99,15 +112,17 @@ def _note(task: Task, outcomes: list[Outcome], progress: Progress) -> None:
 
 
 def _print(task: Task, outcomes: list[Outcome], console: Console) -> None:
-    """The task, a line for each test, and for those that failed what they say; the same thing is said once."""
+    """The task, a line for each test, and for those that failed what they say; what was said before is "the same"."""
     console.print(Text(f"{task.id}  {task.title}", style="title"))
     said = set()
     for outcome in outcomes:
         fancy, plain, style = MARKS[outcome.state]
         mark = fancy if console.encoding.startswith("utf") else plain
-        console.print(Text.assemble("  ", (mark, style), " ", outcome.test), soft_wrap=True)
-        if outcome.state == "failed" and (said_now := (outcome.message, outcome.place)) not in said:
-            said.add(said_now)
+        again = outcome.state == "failed" and (outcome.message, outcome.place) in said
+        note = ("  (the same)", "note") if again else ""
+        console.print(Text.assemble("  ", (mark, style), " ", outcome.test, note), soft_wrap=True)
+        if outcome.state == "failed" and not again:
+            said.add((outcome.message, outcome.place))
             text = outcome.message + (f"\nat {outcome.place}" if outcome.place else "")
             for line in text.splitlines():
                 console.print(Text(f"      {line}"), soft_wrap=True)
@@ -122,4 +137,4 @@ def _verdict(task: Task, outcomes: list[Outcome]) -> str:
         return f"{states.count('passed')} of {len(states)} pass. A hint: python -m minillm learn hint {task.id}"
     left_out = [name for _, name in probes_left_out(read_mine(task.number), [task])]
     advice = f" Without its probes ({', '.join(left_out)}) the lesson shows less of it." if left_out else ""
-    return f"done.{advice} Race it: python -m minillm learn race {task.number}"
+    return f"done.{advice} Race it: python -m minillm learn race {task.id}"

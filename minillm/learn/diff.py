@@ -21,12 +21,13 @@ SIDE_BY_SIDE = 100  # columns that two pieces of code beside each other need at 
 
 
 def diff(task: Task, console: Console) -> None:
-    """Show both; note that the learner has seen the engine's own."""
+    """Show both; note that the learner has seen the engine's own, unless the exercise is done."""
     source = read_mine(task.number)
     yours = "\n\n".join(source.cut(node) for node in source.find(task.qualname)) or "# it is not there"
     progress = Progress()
-    progress.mark(task.id, "peeked")
-    progress.save()
+    if not progress.done(task.id):  # after that, looking is no help
+        progress.mark(task.id, "peeked")
+        progress.save()
     console.print(Text(f"{task.id}  {task.title}", style="title"))
     console.print(_beside(yours, definition(task), task, console.width))
     console.print(Rule("the first difference in a run", align="left", style="note"))

@@ -127,7 +127,9 @@ class Lesson:
     def wait(self) -> None:
         """With --step: wait for Enter. Without a keyboard, go on."""
         if self.options.step and sys.stdin.isatty():
-            self.console.input("[note]Enter to go on [/]")
+            typed = self.console.input("[note]Enter to go on, q and Enter to leave [/]")
+            if typed.strip().lower() == "q":
+                raise SystemExit(0)
 
     def end(self, *try_next: str) -> None:
         """What to try next."""
@@ -160,7 +162,7 @@ class Lesson:
         add("--log", metavar="PROBES", help="print a line at these probes and go on, as in --log 'scheduler.*'")
         add("--record", metavar="FILE", help="write what happens, to look at with: python -m minillm replay FILE")
         add("--timeline", metavar="FILE", help="write a time line to open in https://ui.perfetto.dev")
-        add("--step", action="store_true", help="wait for Enter between the parts")
+        add("--step", action="store_true", help="wait for Enter between the parts; q and Enter ends")
         add("--mine", action="store_true", help="run on your own functions, in my/exNN.py (python -m minillm learn)")
         add("--quiz", action="store_true", help="say at some probes what comes next, and see what does")
         add("--plain", action="store_true", help="no colours, no control codes, lines and marks in ASCII")

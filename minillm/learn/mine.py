@@ -83,6 +83,15 @@ def blame(error: BaseException, path: Path) -> str:
     return f"{shown(path)}, line {frames[-1].lineno}{where}: {what}"
 
 
+def written(source: Source, tasks: Iterable[Task]) -> list[Task]:
+    """The tasks that no longer raise `Todo`. One that is not there at all counts: whoever loads it says so."""
+    return [task for task in tasks if not any(_raises_todo(node) for node in source.find(task.qualname))]
+
+
+def _raises_todo(node: ast.AST) -> bool:
+    return any(isinstance(one, ast.Raise) and "Todo" in ast.unparse(one) for one in ast.walk(node))
+
+
 def probes_left_out(source: Source, tasks: Iterable[Task]) -> Iterator[tuple[Task, str]]:
     """Probes that the engine's functions have and the learner's lack: what lessons draw from them will be missing."""
     for task in tasks:
@@ -97,14 +106,14 @@ def _missing(module: ModuleType, task: Task) -> str:
     holder = getattr(module, task.class_name, None) if task.class_name else module
     if not isinstance(holder, type | ModuleType):
         return (
-            f"{path} has no class {task.class_name}, which holds exercise {task.id}; was it renamed? "
-            f"A fresh one: python -m minillm learn reset {task.id}"
+            f"{path} has no class {task.class_name}, which holds exercise {task.id}; was it renamed? Rename it back, "
+            f"or begin anew: python -m minillm learn reset {task.id}"
         )
     own = [n for n, v in vars(holder).items() if getattr(v, "__module__", None) == module.__name__ and n[:2] != "__"]
     there = f"; there is {', '.join(own)}" if own else ""
     return (
         f"{path} has no {task.qualname}, which is exercise {task.id}{there}. Was it renamed? "
-        f"The engine calls it by its name. A fresh one: python -m minillm learn reset {task.id}"
+        f"The engine calls it by its name: rename it back, or begin anew: python -m minillm learn reset {task.id}"
     )
 
 

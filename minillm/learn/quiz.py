@@ -107,15 +107,19 @@ class Quiz:
         self._open = None
         self.asked += 1
         self.right += answer == truth
-        verdict = ("Right: ", "good") if answer == truth else ("Wrong: ", "warn")
+        verdict = ("Right: ", "good") if answer == truth else ("Wrong, it is ", "warn")
         self._say(verdict, (f"{shown(truth)}. ", "title"), question.why.format(**facts, answer=shown(truth)))
         self.console.print()
 
     def end(self) -> None:
-        """Note the score in the progress file, where a lesson's last run counts, and say it."""
+        """Note the score in the progress file, where a lesson's last run counts, and say it.
+
+        A run whose input ended before the questions did replaces no score of more questions.
+        """
         progress = Progress()
         scores = progress.section("quiz")
-        if self.asked:
+        before = progress.quiz_scores().get(f"{self.lesson:02}", (0, 0))[1]
+        if self.asked and not (self._over and self.asked < before):
             scores[f"{self.lesson:02}"] = {"right": self.right, "asked": self.asked}
             progress.save()
         known = progress.quiz_scores().values()

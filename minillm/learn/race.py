@@ -7,20 +7,26 @@ from rich.text import Text
 
 from minillm.debug.views.compare import before_after
 from minillm.learn.home import my_file
-from minillm.learn.mine import MineError, blame
+from minillm.learn.mine import MineError, blame, read_mine, written
 from minillm.learn.swap import mine, plain_kernels
 from minillm.learn.tasks import Task
 from minillm.learn.timing import time_steps
 from minillm.learn.todo import Todo
 from minillm.learn.waiting import Bar
 
-ROUNDS = 3  # each side's best counts; they take turns
+ROUNDS = 3  # the median counts; the two sides take turns
 
 
 def race(tasks: list[Task], console: Console, max_tokens: int = 48) -> bool:
-    """Print both; whether the tokens are the same."""
+    """Print both; whether the tokens are the same. What is not written yet does not take part; `Todo` if nothing is."""
+    todo = tasks[0]
+    asked, tasks = tasks, written(read_mine(todo.number), tasks)
+    if not tasks:
+        raise Todo(todo.id)
     names = ", ".join(task.id for task in tasks)
     console.print(Text(f"Your {names} against the engine's own, both with plain torch kernels", style="title"))
+    if others := ", ".join(task.id for task in asked if task not in tasks):
+        console.print(Text(f"Not written yet, and the engine's own on both sides: {others}", style="note"))
     times: dict[str, list[float]] = {"engine": [], "yours": []}
     tokens: dict[str, list[list[int]]] = {}
     _serve(4)  # warm up
@@ -32,13 +38,21 @@ def race(tasks: list[Task], console: Console, max_tokens: int = 48) -> bool:
                 except Todo:
                     raise
                 except Exception as error:
-                    raise MineError(blame(error, my_file(tasks[0].number))) from error
+                    raise MineError(_not_right(error, asked, tasks)) from error
             times[side].append(seconds)
             bar.move()
-    speeds = [sum(map(len, tokens[side])) / min(times[side]) for side in times]
-    rows = [("tokens/s", *speeds, "", "higher"), ("time for all", *(min(t) for t in times.values()), "s", "lower")]
+    speeds = [[sum(map(len, tokens[side])) / seconds for seconds in times[side]] for side in times]
+    rows = [("tokens/s", *speeds, "", "higher"), ("time for all", *times.values(), "s", "lower")]
     console.print(before_after(rows, before="the engine's own", after="yours"))
     return _same(tokens["engine"], tokens["yours"], console)
+
+
+def _not_right(error: Exception, asked: list[Task], tasks: list[Task]) -> str:
+    """In the learner's words: whose function, how to find out more, and only then what Python said."""
+    which = asked[0].id if len(asked) == 1 else asked[0].number
+    names = ", ".join(task.id for task in tasks)
+    one = f"your {names} is not right yet" if len(tasks) == 1 else f"one of your {names} is not right yet"
+    return f"{one}: python -m minillm learn check {which}\n{blame(error, my_file(tasks[0].number))}"
 
 
 def _serve(max_tokens: int) -> tuple[float, list[list[int]]]:

@@ -26,7 +26,7 @@ def watch(tasks: list[Task], console: Console, rounds: int | None = None) -> Non
             continue
         seen = now
         try:
-            check(tasks, console)
+            check(tasks, console, fold=True)
         except MineError as error:
             console.print(Text(str(error)), soft_wrap=True)
         made += 1

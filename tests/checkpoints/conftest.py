@@ -44,6 +44,16 @@ def _mine(request: pytest.FixtureRequest) -> Iterator[None]:
             swap.__exit__(None, None, None)
 
 
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """A row of ``s`` says little: what is still to be written has a hint."""
+    reports = terminalreporter.stats.get("skipped", [])
+    waiting = [report for report in reports if "is still to be written" in str(report.longrepr)]
+    if waiting and "s" not in terminalreporter.reportchars:
+        terminalreporter.write_line(
+            f"{len(waiting)} tests were skipped: their exercises are still to be written; pytest -rs says which"
+        )
+
+
 @pytest.hookimpl(wrapper=True)
 def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> Iterator[None]:
     """What is still to be written is no mistake."""

@@ -50,6 +50,10 @@ def test_this_machine_is_the_default(minillm: Run, tiny: tuple[Path, LlamaForCau
     done = minillm("memory", str(tiny[0]), "--max-model-len", "100")
     assert done.returncode == 0, done.stderr
     assert "free here, on " in done.stdout
+    rows = numbers(done.stdout)
+    if "pages it takes" in rows:  # on a CPU
+        assert int(rows["pages it takes"].replace(",", "")) <= int(rows["pages that fit"].replace(",", ""))
+        assert list(rows).index("pages it takes") < list(rows).index("pages that fit")
 
 
 def test_what_the_engine_counts_is_the_same(checkpoint: str) -> None:

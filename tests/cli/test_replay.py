@@ -19,6 +19,9 @@ def recording(minillm: Run, checkpoint: str, tmp_path: Path) -> Path:
     files = ["--record", str(tmp_path / "run.jsonl"), "--timeline", str(tmp_path / "run.json")]
     done = minillm("generate", "hello", "you", "--model", checkpoint, "--max-tokens", "6", "--no-chat", *files)
     assert done.returncode == 0, done.stderr
+    told = done.stderr.splitlines()[-2:]
+    assert f"the run is in {files[1]}; look at it: python -m minillm replay {files[1]}" in told[0]
+    assert f"the time line is in {files[3]}" in told[1]
     return tmp_path / "run.jsonl"
 
 

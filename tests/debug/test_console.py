@@ -39,7 +39,7 @@ def make(num_pages: int = 5) -> Scheduler:
 def test_in_pdb() -> None:
     commands = [
         "where(request, 5)",
-        "p where(0, 3)",
+        "p where('A', 3)",
         "where(request, 37)",
         "why(request)",
         "why()",
@@ -48,12 +48,12 @@ def test_in_pdb() -> None:
     ]
     found = answers([*commands, "where", "pages()"], MINILLM_BREAK="kv.allocate", MINILLM_BREAK_WHEN="request.id == 1")
     assert found[:4] == [
-        "request 1, position 5: page 3, offset 1, slot 13 (not computed yet)",
-        "request 0, position 3: page 0, offset 3, slot 3 (not computed yet)",
-        "request 1, position 37: no page yet; its 2 pages of 4 tokens end at position 7",
+        "request 1 (B), position 5: page 3, offset 1, slot 13 (not computed yet)",
+        "request 0 (A), position 3: page 0, offset 3, slot 3 (not computed yet)",
+        "request 1 (B), position 37: no page yet; its 2 pages of 4 tokens end at position 7",
         "runs: 6 tokens pending, 2 pages",
     ]
-    assert found[4].splitlines()[-1] == "request 2 waits: needs 2 pages, 1 free"
+    assert found[4].splitlines()[-1] == "request 2 (C) waits: needs 2 pages, 1 free"
     assert found[5] == "no tensors among this frame's variables"
     assert found[6].startswith("step 1\n") and "A " in found[6]  # planned so far: request 0
     assert "in main\n" in found[7] or "main()" in found[7]  # without brackets it is pdb's own: the stack
@@ -63,7 +63,8 @@ def test_in_pdb() -> None:
 def test_the_header_says_that_they_are_there() -> None:
     done = run("q\n", MINILLM_BREAK="kv.allocate")
     assert (
-        "   ask: where(request, position), why(request), shapes(),\n        pages(), table(), disarm()\n" in done.stdout
+        "   ask: where(request, position), why(request), shapes(),\n        pages(), table(), look(), disarm()\n"
+        in done.stdout
     )
 
 
@@ -88,7 +89,7 @@ def test_deep_in_the_model_in_an_editor(tmp_path: Path) -> None:
         position = int(context) - 1
         slot = int(stop.evaluate("int(batch.slots[0])"))
         assert stop.evaluate(f"where(0, {position})") == (
-            f"request 0, position {position}: page {slot // 4}, offset {slot % 4}, slot {slot} (not computed yet)"
+            f"request 0 (A), position {position}: page {slot // 4}, offset {slot % 4}, slot {slot} (not computed yet)"
         )
         shown = dict(line.split("  ", 1) for line in stop.evaluate("shapes()").splitlines())
         assert shown["q"].split("  ")[-1].strip() == "[1, 8, 64]"
@@ -96,6 +97,7 @@ def test_deep_in_the_model_in_an_editor(tmp_path: Path) -> None:
         assert "A" in stop.evaluate("pages()") and "this step" in stop.evaluate("pages()")
         assert "decode" in stop.evaluate("table()")
         assert stop.evaluate("why(0)").startswith("runs: 1 tokens pending")
+        assert "✓" in stop.evaluate("look()") and "Error" not in stop.evaluate("look()")
         stop.evaluate("disarm()")
         session.go_on(stop)
         code, output = session.ended()
@@ -107,16 +109,33 @@ def test_why_counts_what_is_left_of_the_step() -> None:
     assert found == ["waits: needs 2 pages, 1 free"]
 
 
+def test_why_of_one_whose_turn_has_not_come() -> None:
+    """Between two steps nothing may be short; while others are admitted, it may still come in."""
+    scheduler = make(9)
+    assert repr(why(2)) == "waits: nothing is short, its turn comes in the next step"
+    found = answers(["why(1)", "why(2)"], MINILLM_BREAK="scheduler.admit", MINILLM_BREAK_WHEN="request.id == 0")
+    assert found == ["waits: nothing is short, its turn comes in this step"] * 2
+    assert scheduler.waiting
+
+
+def test_a_helper_without_brackets_says_what_it_is_and_what_else_may_be_meant() -> None:
+    found = answers(["p pages", "p table", "p new_pages", "p look()"], MINILLM_BREAK="kv.allocate")
+    assert found[0] == ("a helper, to be called: pages(); the value 'pages' of probe kv.allocate is here: new_pages")
+    assert found[1:3] == ["a helper, to be called: table()", "[0, 1]"]
+    assert found[3].startswith("   request.pages = [0, 1]   (the page table") and "✗" not in found[3]
+
+
 def test_without_a_debugger_they_find_what_is_alive() -> None:
     scheduler = make()
     scheduler.schedule()
-    assert repr(where(1, 0)) == "request 1, position 0: page 2, offset 0, slot 8 (not computed yet)"
-    assert repr(where(2)) == "request 2, position 5: no page yet; it holds no pages"
+    assert repr(where(1, 0)) == "request 1 (B), position 0: page 2, offset 0, slot 8 (not computed yet)"
+    assert repr(where(2)) == "request 2 (C), position 5: no page yet; it holds no pages"
+    assert repr(where("b", 0)) == repr(where("B", 0)) == repr(where("r1", 0)) == repr(where(1, 0))
     assert "counted from 0" in repr(where(1, -1))
     assert repr(why(2)) == "waits: needs 2 pages, 1 free"
     assert repr(pages()).startswith("5 pages of 4 tokens: 4 in use, 1 free")
     assert "nothing is planned here yet" in repr(table())
-    with pytest.raises(LookupError, match=r"no request 7 runs or waits; there are: \[0, 1, 2\]"):
+    with pytest.raises(LookupError, match=r"no request 7 runs or waits; there are: 0 \(A\), 1 \(B\), 2 \(C\)"):
         where(7, 0)
 
 

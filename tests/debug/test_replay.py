@@ -16,6 +16,7 @@ from minillm.debug.probes import Event, listen
 from minillm.debug.recorder import record
 from minillm.debug.recording import read_recording
 from minillm.debug.replay import Frame, frames
+from minillm.debug.timeline import chrome_trace
 from minillm.request import SamplingParams
 
 State = dict[str, Any]
@@ -98,9 +99,13 @@ def test_keys_go_through_the_run(steps: list[Frame]) -> None:
         assert app.at == 12, "step 12 is at 11, and the keys work again"
         await pilot.press("j", "9", "9", "9", "enter")
         assert app.at == 12 and "no step 999" in str(app.query_one("#note").render())
+        await pilot.press("n")
+        assert app.at == 13 and not app.query_one("#note").display, "the next key takes the line away"
+        await pilot.press("question_mark")
+        assert "space: play" in str(app.query_one("#note").render())
         await pilot.press("j", "3", "escape", "b")
-        assert app.at == 11, "a jump that was given up"
-        await pilot.press("q")
+        assert app.at == 12, "a jump that was given up"
+        await pilot.press("ctrl+c")
         assert not app.is_running or app._exit
 
     press(ReplayApp(steps), script)
@@ -210,3 +215,31 @@ def test_a_jump_stays_in_its_engine(oracle: Oracle, tmp_path: Path) -> None:
     made = frames(read_recording(tmp_path / "two.jsonl").records)
     assert [(frame.engine, frame.step) for frame in made] == [(e, s) for e in (1, 2) for s in (1, 2, 3)]
     assert find(made, 2) == 1 and find(made, 2, near=5) == 4 and find(made, None) == 5
+
+
+def test_engines_are_told_apart_by_what_differs(oracle: Oracle, tmp_path: Path, capsys: Any) -> None:
+    """In the header, in what is said of a step that several have, in errors, and in the time line."""
+    path = tmp_path / "two.jsonl"
+    with record(path):
+        for batching, tokens in (("static", 3), ("continuous", 4)):
+            engine = make_engine(oracle.folder, batching=batching)
+            engine.add_request([5, 6, 7], SamplingParams(temperature=0, max_tokens=tokens, ignore_eos=True))
+            while engine.has_requests:
+                engine.step()
+    run(path, 2, None, True)
+    said = capsys.readouterr().out
+    assert said.startswith("step 2 of 3, engine 1 (batching=static), ")
+    assert "Another engine has a step 2, too" in said and "engine 2 (batching=continuous): steps 1 to 4" in said
+    run(path, 4, None, True)
+    said = capsys.readouterr().out
+    assert said.startswith("step 4 of 4, engine 2 (batching=continuous), ") and "Another" not in said
+    assert "finished  A length  (after this step)" in said
+    with pytest.raises(
+        ValueError, match=r"no step 9 was recorded; there are\n  engine 1 \(batching=static\): steps 1 to 3"
+    ):
+        run(path, 9, None, True)
+    with pytest.raises(ValueError, match="engine 7 was not recorded; there are\n  engine 1 "):
+        run(path, None, 7, True)
+    trace = chrome_trace(read_recording(path).records)["traceEvents"]
+    names = [event["args"]["name"] for event in trace if event["name"] == "process_name"]
+    assert names == ["engine 1 batching=static", "engine 2 batching=continuous"]

@@ -406,8 +406,21 @@ def test_before_after_ratios() -> None:
     assert lines["same"].endswith("the same") and lines["from nothing"].endswith("-") and lines["unknown"].endswith("-")
 
 
+def test_of_several_rounds_a_ratio_within_their_spread_is_noise() -> None:
+    rows = [
+        ("noise", [1.0, 1.3, 1.1], [1.2, 1.25, 1.35], "s", "lower"),
+        ("clear", [1.0, 1.3, 1.1], [2.0, 2.2, 2.1], "s", "lower"),
+        ("exact", [40, 40, 40], [42, 42, 42]),
+        ("nearly", [1.0, 1.001], [1.04, 1.04]),
+    ]
+    lines = {line.split()[0]: line.rstrip() for line in show(before_after(rows)).splitlines() if line.strip("- ")}
+    assert lines["noise"].endswith("1.1 s  1.25 s  within noise") and lines["clear"].endswith("1.91x more")
+    assert lines["exact"].endswith("1.05x more") and lines["nearly"].endswith("within noise")
+
+
 def test_bars_and_sparklines() -> None:
-    assert show(bar(3, 6, 8)) == "####----\n" and show(bar(9, 6, 4)) == "####\n" and show(bar(0, 0, 4)) == "----\n"
+    assert show(bar(3, 6, 8)) == "####....\n" and show(bar(9, 6, 4)) == "####\n" and show(bar(0, 0, 4)) == "....\n"
+    assert show(bar(0.0039, 1, 24))[:2] == ":." and show(bar(0.0208, 1, 24))[:2] == "-.", "a fifth is not as much"
     assert show(bar(1, 16, 8), plain=False).startswith("▌·")
     assert show(sparkline([0, 1, 4, 8]), plain=False) == "▁▂▅█\n"
 

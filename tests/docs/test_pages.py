@@ -99,9 +99,10 @@ def test_the_scheme_can_be_switched(browser: Browser, address: str) -> None:
         browser.evaluate("localStorage.clear()")
 
 
-def test_search_finds(browser: Browser, address: str) -> None:
+@pytest.mark.parametrize("served", [True, False], ids=["served", "from the disk"])
+def test_search_finds(browser: Browser, address: str, site: Path, served: bool) -> None:
     browser.look(1280)
-    browser.open(f"{address}/index.html")
+    browser.open(f"{address}/index.html" if served else (site / "index.html").as_uri())
     browser.evaluate("document.querySelector('label[for=__search]').click()")
     found = browser.evaluate(
         """new Promise((done) => {

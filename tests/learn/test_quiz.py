@@ -114,7 +114,7 @@ def test_every_question_is_asked_once_and_the_engine_agrees(number, monkeypatch,
     assert 3 <= len(one.seen) <= 6
     assert one.right == one.asked == len(one.seen), said
     assert not probe.on, "somebody still listens"
-    assert said.count("Right: ") == one.asked and "Wrong: " not in said
+    assert said.count("Right: ") == one.asked and "Wrong, it is " not in said
 
 
 def test_the_engine_is_asked_and_not_a_table(monkeypatch, capsys) -> None:
@@ -130,7 +130,7 @@ def test_the_engine_is_asked_and_not_a_table(monkeypatch, capsys) -> None:
     one = play(3, monkeypatch)
     said = " ".join(capsys.readouterr().out.split())
     assert one.right == one.asked - 2
-    assert "Wrong: 47. The last of the list" in said
+    assert "Wrong, it is 47. The last of the list" in said
 
 
 def test_the_list_is_whole() -> None:
@@ -176,18 +176,21 @@ def test_a_lesson_with_answers_from_a_pipe(tmp_path: Path) -> None:
     """Wrong ones, a hint, what is no answer; then the truths that were shown; the progress file counts the last run."""
     my = tmp_path / "my"
     said = run("?\nyes\nmany\n99\nno\nA\n99\n", my, "--plain")
-    assert said.isascii() and said.count("Wrong: ") == 5 and "Right: " not in said
+    assert said.isascii() and said.count("Wrong, it is ") == 5 and "Right: " not in said
     assert "When is a static batch put together?" in said and "The answer is a number" in said
     assert said.rstrip().endswith("Quiz: 0 of 5; in all lessons 0 of 5")
-    truths = re.findall(r"^Wrong: ([\w,]+)\.", said, flags=re.MULTILINE)
+    truths = re.findall(r"^Wrong, it is ([\w,]+)\.", said, flags=re.MULTILINE)
     scores = json.loads((my / "progress.json").read_text())
     assert scores == {"quiz": {"04": {"right": 0, "asked": 5}}}
     scores = {"tasks": {"3.1": {"hints": 2}}, "quiz": {"03": {"right": 2, "asked": 6}, "04": {"right": 0, "asked": 5}}}
     (my / "progress.json").write_text(json.dumps(scores))
     said = run("\n".join(truths) + "\n", my)
-    assert said.count("Right: ") == 5 and "Wrong: " not in said
+    assert said.count("Right: ") == 5 and "Wrong, it is " not in said
     assert said.rstrip().endswith("Quiz: 5 of 5; in all lessons 7 of 11")
     scores["quiz"]["04"]["right"] = 5
+    assert json.loads((my / "progress.json").read_text()) == scores
+    said = run("\n4\n", my)
+    assert said.rstrip().endswith("Quiz: 1 of 1 (1 skipped); in all lessons 7 of 11"), "its input ended too early"
     assert json.loads((my / "progress.json").read_text()) == scores
 
 

@@ -52,7 +52,8 @@ def top_tokens(values: "Tensor", tokenizer: "Tokenizer", k: int = 8, chosen: int
             cells = Text(str(rank), STYLES["note"]), Text(text, bold), str(id), Text(_share(p), bold), length, mark
             rows.append(list(cells))
         end = f"{number(others)} other tokens together {_share(rest)}"
-        return Group(table(canvas, titles, rows), Text(), Text(end, STYLES["note"]))
+        drawn = table(canvas, titles, rows)
+        return Group(drawn, Text(), Text(end, STYLES["note"])) if others else Group(drawn)
 
     return Drawing(draw)
 

@@ -1,6 +1,7 @@
 """Numbers beside each other: before and after, as bars, and along the steps of a run."""
 
 from collections.abc import Sequence
+from statistics import median
 from typing import NamedTuple
 
 from rich.table import Table
@@ -11,13 +12,18 @@ from minillm.debug.views.table import Cells, Col, table
 from minillm.debug.views.theme import SKY, STYLES
 from minillm.debug.views.units import amount
 
+Rounds = float | Sequence[float] | None  # one number, or one for each time that it was measured
+
 
 class Row(NamedTuple):
-    """One measured thing, before and after. ``better``: "lower" or "higher", or "" where neither is."""
+    """One measured thing, before and after. ``better``: "lower" or "higher", or "" where neither is.
+
+    Of several rounds the median is shown, and a ratio no larger than between rounds of one side is called noise.
+    """
 
     name: str
-    before: float | None
-    after: float | None
+    before: Rounds
+    after: Rounds
     unit: str = ""  # "s" and "B" choose their own multiples
     better: str = ""
 
@@ -28,7 +34,9 @@ def before_after(rows: Sequence[Row | tuple], before: str = "before", after: str
     columns = [Col("", wraps=True), *(Col(title, "right", wraps=True) for title in (before, after, "ratio"))]
 
     def draw(canvas: Canvas) -> Table:
-        cells: list[Cells] = [[r.name, _value(r.before, r.unit), _value(r.after, r.unit), _ratio(r)] for r in facts]
+        cells: list[Cells] = [
+            [r.name, *(_value(_middle(side), r.unit) for side in (r.before, r.after)), _ratio(r)] for r in facts
+        ]
         return table(canvas, columns, cells)
 
     return Drawing(draw)
@@ -38,14 +46,27 @@ def _value(value: float | None, unit: str) -> str:
     return "-" if value is None else amount(value, unit)
 
 
+def _middle(rounds: Rounds) -> float | None:
+    return median(rounds) if isinstance(rounds, Sequence) else rounds
+
+
+def _noise(rounds: Rounds) -> float:
+    """The largest ratio between two rounds of one side; 1 where there are no two that differ."""
+    values = rounds if isinstance(rounds, Sequence) else ()
+    return max(values) / min(values) if values and min(values) > 0 else 1.0
+
+
 def _ratio(row: Row) -> Text:
     """``4.1x less``, coloured where it is clear which way is better."""
-    if not row.before or not row.after or row.before * row.after < 0:
+    before, after = _middle(row.before), _middle(row.after)
+    if not before or not after or before * after < 0:
         return Text("-", STYLES["note"])
-    ratio = row.after / row.before
-    if 0.98 < ratio < 1.02:
+    ratio = after / before
+    times, noise = max(ratio, 1 / ratio), max(_noise(row.before), _noise(row.after))
+    if times < 1.02:
         return Text("the same", STYLES["note"])
-    times = max(ratio, 1 / ratio)
+    if noise > 1 and times < max(noise, 1.05):
+        return Text("within noise", STYLES["note"])
     words = f"{times:,.0f}x" if times >= 100 else f"{times:.1f}x" if times >= 1.95 else f"{times:.2f}x"
     improved = row.better == ("higher" if ratio > 1 else "lower")
     style = STYLES["good" if improved else "warn"] if row.better else ""
@@ -60,7 +81,8 @@ def bar_text(canvas: Canvas, value: float, maximum: float, width: int, style: st
     filled = steps[-1] * whole + (steps[part] if part else "")
     if not filled and maximum and value > maximum / 1000:
         filled = steps[1]  # a little is not nothing
-    return Text.assemble((filled, style), (canvas.marks.free * (width - len(filled)), STYLES["free"]))
+    empty = "." if canvas.ascii else canvas.marks.free  # the dash of free pages would look like a table's rules
+    return Text.assemble((filled, style), (empty * (width - len(filled)), STYLES["free"]))
 
 
 def bar(value: float, maximum: float, width: int = 24, style: str = SKY) -> Drawing:

@@ -37,7 +37,7 @@ class Marks:
 UNICODE = Marks()
 ASCII = Marks(
     filled="#", new="*", reserved=".", wasted="x", free="-", cached="~", arrow="->", chosen="<-", border="|", flat="-",
-    corners="+++++", axis="+", points=("o", "x", "+", "@"), eighths=" #", levels=" .:-=+*#",
+    corners="+++++", axis="+", points=("o", "x", "+", "@"), eighths=" :-+#", levels=" .:-=+*#",
 )  # fmt: skip
 
 

@@ -1,0 +1,101 @@
+"""A lesson that is changed as it proposes itself, or whose functions have no probes, tells what happened then."""
+
+import ast
+import re
+import runpy
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from textwrap import dedent, indent
+
+import pytest
+from learn.test_quiz import SLOW
+
+from minillm.learn.source import definition, probe_lines
+from minillm.learn.stub import exercise
+from minillm.learn.tasks import Task, lesson_tasks, tasks
+
+ROOT = Path(__file__).resolve().parents[2]
+LESSONS = {path.name[:2]: path for path in sorted((ROOT / "lessons").glob("[0-9][0-9]_*.py"))}
+Play = Callable[..., str]
+
+
+@pytest.fixture
+def play(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Play:
+    """``play("03", "PAGES = 48", "PAGES = 16")``: what the changed lesson prints, less the parts that only measure."""
+
+    def run(number: str, old: str = "", new: str = "", *options: str) -> str:
+        text = LESSONS[number].read_text(encoding="utf-8")
+        assert text.count(f"\n{old}") == 1 or not old, f"the lesson has no line {old!r} any more"
+        path = tmp_path / LESSONS[number].name
+        path.write_text(text.replace(f"\n{old}", f"\n{new}") if old else text, encoding="utf-8")
+        monkeypatch.setattr(sys, "argv", [str(path), "--plain", *options])
+        lesson = runpy.run_path(str(path), run_name="a_lesson")
+        for name in SLOW:
+            if name in lesson:
+                monkeypatch.setitem(lesson["main"].__globals__, name, lambda *_arguments: None)
+        with lesson["lesson"]._mine():
+            lesson["main"]()
+        said = " ".join(capsys.readouterr().out.split())
+        assert "Try next" in said and not re.search(r"waiting are ,|\[\]|: \.|  ,", said), said
+        return said
+
+    return run
+
+
+def test_lesson_03_with_few_pages(play: Play) -> None:
+    said = play("03", "PAGES = 48", "PAGES = 16")
+    assert "in step 8, a last page is full. No page is free, so D and C must give all pages back and wait" in said
+    assert "Request A takes page 15; Request B takes page 14" in said
+    assert "Change PAGES = 16 to 48" in said
+    said = play("03", "PAGES = 48", "PAGES = 15")
+    assert "the prompts of all but D, which must wait. Each takes the pages" in said
+
+
+def test_lesson_04_with_a_seat_for_each(play: Play) -> None:
+    said = play("04", "SEATS = 4", "SEATS = 12")
+    assert "1. Twelve requests, 12 seats" in said and "say what SEATS = 4 does" in said
+    assert "With 12 seats the continuous engine never has to choose" in said
+
+
+def test_lesson_05_with_a_short_last_request(play: Play) -> None:
+    """As it proposes: C leaves in D's place. A little shorter still, and nobody leaves."""
+    given = "WANTS = (44, 60, 52, 48)"
+    assert f"\n{given} " in LESSONS["05"].read_text() and "(60, 60, 60, 20) if WANTS" in LESSONS["05"].read_text()
+    said = play("05", given, "WANTS = (60, 60, 60, 20)")
+    assert "In step 56 all pages are taken, and A needs one more" in said and "C came last, so C must leave" in said
+    assert "C comes in like a new request" in said and "who must leave with WANTS = (44, 60, 52, 48)." in said
+    said = play("05", given, "WANTS = (60, 53, 52, 20)")
+    assert "All have ended after 60 steps, and the pages never ran out" in said and "6. Nobody had to leave" in said
+    assert "must leave: it is preempted" not in said and "comes in like" not in said and "came back" not in said
+
+
+def without_probes(task: Task) -> str:
+    """The engine's own function, its probes taken out, as a learner may write it."""
+    tree = ast.parse(dedent(definition(task)))
+    left_out = [ast.dump(statement) for _, statement in probe_lines(tree)]
+    for node in ast.walk(tree):
+        for name, body in ast.iter_fields(node):
+            if isinstance(body, list):
+                setattr(node, name, [one for one in body if ast.dump(one) not in left_out])
+    return indent(ast.unparse(tree), "    " if task.class_name else "")
+
+
+@pytest.mark.parametrize(
+    "number",
+    [
+        number
+        for number in LESSONS
+        if any(t.number == number and probe_lines(ast.parse(dedent(definition(t)))) for t in tasks().values())
+    ],
+)
+def test_functions_without_probes_only_show_less(
+    number: str, play: Play, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MINILLM_MY", str(tmp_path / "my"))
+    chosen = lesson_tasks(number)
+    (tmp_path / "my").mkdir()
+    text = exercise(chosen, {task.id: without_probes(task) for task in chosen})
+    (tmp_path / "my" / f"ex{number}.py").write_text(text, encoding="utf-8")
+    said = play(number, "", "", "--mine")
+    assert "has no probe" in said and "Still the engine's own" not in said
