@@ -117,6 +117,8 @@ class EngineConfig:
         _one_of("dtype", self.dtype, DTYPES)
         _one_of("load_format", self.load_format, ("auto", "dummy"))
         _one_of("batching", self.batching, ("continuous", "static"))
+        if self.prefix_cache is None:  # as --set prefix_cache=none is read
+            self.prefix_cache = "none"
         _one_of("prefix_cache", self.prefix_cache, ("auto", "radix", "none"))
         _one_of("scheduling_policy", self.scheduling_policy, ("fcfs", "lpm", "priority"))
         if self.prefix_cache == "auto":

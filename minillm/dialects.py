@@ -114,6 +114,21 @@ def gemma3(raw: Raw) -> Raw:
     }
 
 
+def nanochat(raw: Raw) -> Raw:
+    """Its own activation, and a cap on the logits. Heads are normalised after they are turned, which would undo a RoPE
+    that scales them as well."""
+    rope = raw.get("rope_parameters") or raw.get("rope_scaling") or {}
+    kind = rope.get("rope_type") or rope.get("type") or "default"
+    if kind not in ("default", "linear", "llama3"):
+        raise ValueError(f"config.json: rope_type is {kind!r}; nanochat can be served with default, linear or llama3")
+    return {
+        "hidden_act": raw.get("hidden_act") or "relu2",
+        "mlp_bias": False,
+        "final_logit_softcapping": raw.get("final_logit_softcapping", 15.0),
+        "layer_windows": one_window(raw, None),
+    }
+
+
 def opt(raw: Raw) -> Raw:
     """Other names, learned positions instead of turned heads, biases everywhere."""
     if raw.get("ffn_dim") is None:
@@ -136,6 +151,7 @@ DIALECTS: dict[str, Callable[[Raw], Raw]] = {
     "LlamaForCausalLM": llama,
     "MistralForCausalLM": mistral,
     "MixtralForCausalLM": mixtral,
+    "NanoChatForCausalLM": nanochat,
     "OPTForCausalLM": opt,
     "Phi3ForCausalLM": phi3,
     "Qwen2ForCausalLM": qwen2,

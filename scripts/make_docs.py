@@ -12,7 +12,7 @@ Pages take the parts in by ``--8<-- "generated/lesson03_probes.md"``. See script
 import argparse
 import sys
 
-from pages import api, exercises, glossary, probes, traces
+from pages import api, exercises, glossary, pictures, probes, traces
 from pages.piece import COMMAND, DOCS, Piece, lesson_files
 
 
@@ -30,7 +30,7 @@ def main() -> int:
 
 def check(options: argparse.Namespace) -> list[str]:
     """The files that are not as they would be written now."""
-    found = [piece.path for piece in without_runs() if piece.is_stale] + left_over()
+    found = [piece.path for piece in without_runs() + drawn(options) if piece.is_stale] + left_over()
     for number in chosen(options):
         found += traces.stale(number, traces.run(number, same_clock=True))
     return found
@@ -40,7 +40,7 @@ def write(options: argparse.Namespace) -> list[str]:
     """Write what is stale; the files' names."""
     for path in left_over():
         Piece(path, "").file.unlink()
-    made = [piece for piece in without_runs() if piece.is_stale]
+    made = [piece for piece in without_runs() + drawn(options) if piece.is_stale]
     for number in chosen(options):
         print(f"lesson {number} runs ...", flush=True)
         parts = traces.run(number, same_clock=True)
@@ -55,6 +55,11 @@ def write(options: argparse.Namespace) -> list[str]:
 def without_runs() -> list[Piece]:
     """All that comes from the code alone."""
     return [piece for module in (glossary, probes, exercises, api) for piece in module.pieces()]
+
+
+def drawn(options: argparse.Namespace) -> list[Piece]:
+    """Pictures from runs of their own, beside the traces of the lesson that they belong to."""
+    return pictures.pieces() if pictures.OF_LESSON in chosen(options) else []
 
 
 def left_over() -> list[str]:

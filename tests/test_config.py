@@ -44,6 +44,12 @@ def test_the_prefix_cache_needs_kv_that_is_kept() -> None:
         EngineConfig(prefix_cache="none", scheduling_policy="lpm")
 
 
+def test_the_prefix_cache_can_be_turned_off_in_every_writing() -> None:
+    """``--set prefix_cache=none`` on a command line reads as Python's None."""
+    for off in ("none", None):
+        assert EngineConfig(prefix_cache=off).prefix_cache == "none"
+
+
 def test_the_same_setting_twice_under_two_names() -> None:
     with pytest.raises(ValueError, match=r"'page_size' is given twice, as 16 and \(by its alias 'block_size'\) as 8"):
         EngineConfig.from_settings(page_size=16, block_size=8)

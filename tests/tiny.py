@@ -48,6 +48,7 @@ ARCHITECTURES: dict[str, dict[str, Any]] = {
         "num_experts_per_tok": 3,
         "norm_topk_prob": True,
     },
+    "nanochat": {"head_dim": UNKNOWN, "pad_token_id": 0},
     "opt": {
         "ffn_dim": 80,
         "tie_word_embeddings": True,

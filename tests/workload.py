@@ -212,7 +212,6 @@ class Alone:
             seeds=torch.full((N,), (job.seed or 0) % 2**63),
             positions=torch.full((N,), len(ids)),
             any_filter=True,
-            any_greedy=False,
             min_p=torch.full((N,), job.min_p),
         )
         return set(sample(logits, settings).tolist())

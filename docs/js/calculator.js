@@ -4,6 +4,7 @@
 // From each checkpoint's config.json.
 const PRESETS = {
   "nano-llama (bundled)": shape(8, 256, 768, 8, 4, 64, 4096, 2048, { model: "nano-llama", tied: true }),
+  "nano-moe (bundled)": shape(6, 256, 512, 8, 4, 64, 4096, 2048, { model: "nano-moe", tied: true, qkNorm: true, experts: [8, 2, 256] }),
   "SmolLM2-135M": shape(30, 576, 1536, 9, 3, 64, 49152, 8192, { model: "HuggingFaceTB/SmolLM2-135M-Instruct", tied: true }),
   "Qwen2.5-0.5B": shape(24, 896, 4864, 14, 2, 64, 151936, 32768, { model: "Qwen/Qwen2.5-0.5B-Instruct", tied: true, bias: "qkv" }),
   "Qwen3-0.6B": shape(28, 1024, 3072, 16, 8, 128, 151936, 40960, { model: "Qwen/Qwen3-0.6B", tied: true, qkNorm: true }),
@@ -13,14 +14,19 @@ const PRESETS = {
   "Llama-2-7B": shape(32, 4096, 11008, 32, 32, 128, 32000, 4096, { model: "meta-llama/Llama-2-7b-chat-hf" }),
   "Qwen3-8B": shape(36, 4096, 12288, 32, 8, 128, 151936, 40960, { model: "Qwen/Qwen3-8B", qkNorm: true }),
   "Llama-3.1-8B": shape(32, 4096, 14336, 32, 8, 128, 128256, 131072, { model: "meta-llama/Llama-3.1-8B-Instruct" }),
+  "Qwen3-30B-A3B": shape(48, 2048, 6144, 32, 4, 128, 151936, 40960, { model: "Qwen/Qwen3-30B-A3B", qkNorm: true, experts: [128, 8, 768] }),
+  "Mixtral-8x7B": shape(32, 4096, 14336, 32, 8, 128, 32000, 32768, { model: "mistralai/Mixtral-8x7B-Instruct-v0.1", experts: [8, 2, 14336] }),
   "Llama-3.1-70B": shape(80, 8192, 28672, 64, 8, 128, 128256, 131072, { model: "meta-llama/Llama-3.1-70B-Instruct" }),
 };
 const BYTES = { float32: 4, bfloat16: 2, float16: 2 };
 const WHOLE = ["num_hidden_layers", "hidden_size", "intermediate_size", "num_attention_heads", "num_key_value_heads", "head_dim",
-  "vocab_size", "page_size", "max_model_len", "max_num_batched_tokens", "max_num_seqs", "usual"];
+  "num_experts", "num_experts_per_tok", "moe_intermediate_size", "vocab_size", "page_size", "max_model_len", "max_num_batched_tokens", "max_num_seqs", "usual"];
 
+// experts: how many there are in every layer, how many compute a token, and how wide each is; one is a dense model.
 function shape(layers, hidden, mlp, heads, kvHeads, headDim, vocab, context, more) {
+  const [experts, perToken, expertSize] = more.experts || [1, 1, mlp];
   return {
+    num_experts: experts, num_experts_per_tok: perToken, moe_intermediate_size: expertSize,
     model: more.model, num_hidden_layers: layers, hidden_size: hidden, intermediate_size: mlp, num_attention_heads: heads,
     num_key_value_heads: kvHeads, head_dim: headDim, vocab_size: vocab, max_model_len: context,
     tie_word_embeddings: Boolean(more.tied), attention_bias: more.bias || "none", qk_norm: Boolean(more.qkNorm), mlp_bias: false,
@@ -29,18 +35,30 @@ function shape(layers, hidden, mlp, heads, kvHeads, headDim, vocab, context, mor
 
 // ------------------------------------------------------------------------------------------------------ the formulas
 
+function hasExperts(c) {
+  return c.num_experts > 1;
+}
+
+// The matrices of so many experts, in all layers.
+function ofExperts(c, experts) {
+  return c.num_hidden_layers * experts * 3 * c.hidden_size * c.moe_intermediate_size;
+}
+
 function parameters(c) {
   const q = c.num_attention_heads * c.head_dim, kv = c.num_key_value_heads * c.head_dim;
   const bias = { none: 0, qkv: q + 2 * kv, all: q + 2 * kv + c.hidden_size }[c.attention_bias];
   const attention = c.hidden_size * (q + 2 * kv) + q * c.hidden_size + bias + (c.qk_norm ? 2 * c.head_dim : 0);
-  const mlp = 3 * c.hidden_size * c.intermediate_size + (c.mlp_bias ? 2 * c.intermediate_size + c.hidden_size : 0);
+  const dense = 3 * c.hidden_size * c.intermediate_size + (c.mlp_bias ? 2 * c.intermediate_size + c.hidden_size : 0);
+  const mlp = hasExperts(c) ? c.num_experts * c.hidden_size : dense; // of a mixture: the router; its experts come last
   const tables = (c.tie_word_embeddings ? 1 : 2) * c.vocab_size * c.hidden_size;
-  return c.num_hidden_layers * (attention + mlp + 2 * c.hidden_size) + tables + c.hidden_size;
+  const all = c.num_hidden_layers * (attention + mlp + 2 * c.hidden_size) + tables + c.hidden_size;
+  return all + (hasExperts(c) ? ofExperts(c, c.num_experts) : 0);
 }
 
 function activations(c, size) {
   const heads = (c.num_attention_heads + 2 * c.num_key_value_heads) * c.head_dim;
-  const widest = Math.max(heads + c.num_attention_heads * c.head_dim, 3 * c.intermediate_size);
+  const chosen = 2 * c.num_experts_per_tok * c.hidden_size + 3 * c.moe_intermediate_size + c.hidden_size + 2 * c.num_experts;
+  const widest = Math.max(heads + c.num_attention_heads * c.head_dim, 3 * c.intermediate_size, hasExperts(c) ? chosen : 0);
   const layer = c.max_num_batched_tokens * (3 * c.hidden_size + widest) * size;
   const gathered = 2 * c.max_model_len * c.num_key_value_heads * c.head_dim * size;
   return layer + gathered + 2 * Math.min(c.max_num_seqs, c.max_num_batched_tokens) * c.vocab_size * 4;
@@ -51,6 +69,7 @@ function plan(c) {
   const page_size = c.contiguous ? c.max_model_len : c.page_size;
   const p = { size, kvSize, page_size, parameters: parameters(c), activations: activations(c, size) };
   p.weights = p.parameters * size;
+  p.met = hasExperts(c) ? p.parameters - ofExperts(c, c.num_experts - c.num_experts_per_tok) : p.parameters;
   p.kv_bytes = 2 * c.num_hidden_layers * c.num_key_value_heads * c.head_dim * kvSize;
   p.page_bytes = page_size * p.kv_bytes;
   p.free = Math.trunc(c.memory * 2 ** 30);
@@ -86,6 +105,8 @@ function read(form) {
   }
   if (!wrong.length && c.num_attention_heads % c.num_key_value_heads)
     wrong.push(`${c.num_attention_heads} query heads cannot share ${c.num_key_value_heads} key/value heads evenly`);
+  if (!wrong.length && c.num_experts_per_tok > c.num_experts)
+    wrong.push(`a token cannot have ${c.num_experts_per_tok} of ${c.num_experts} experts`);
   if (!wrong.length && c.head_dim % 2) wrong.push("Head size: rotary positions turn pairs of numbers, so it must be even");
   c.usual = Math.min(c.usual, c.max_model_len); // no request is longer
   return [c, wrong];
@@ -113,6 +134,7 @@ function rows(c, p) {
   const size = p.kvSize, kv = `2 * ${c.num_hidden_layers} * ${c.num_key_value_heads} * ${c.head_dim} * ${size}`;
   return [
     ["parameters", "parameters", c.tie_word_embeddings ? "a tied table counts once" : "", n(p.parameters)],
+    ...(hasExperts(c) ? [["met", "a token meets", `all but the experts it is not given: ${c.num_experts_per_tok} of ${c.num_experts} compute it`, n(p.met)]] : []),
     ["weights", "weights", `parameters * ${p.size} bytes`, showBytes(p.weights)],
     ["kv", "KV of a token", `2 * L * Hkv * D * bytes = ${kv} = ${n(p.kv_bytes)} bytes`, showBytes(p.kv_bytes)],
     ["page", "a page", `${n(p.page_size)} tokens * ${n(p.kv_bytes)} bytes = ${n(p.page_bytes)} bytes`, showBytes(p.page_bytes)],

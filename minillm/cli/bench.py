@@ -71,3 +71,29 @@ def probes(rounds: Rounds = 5, tokens: int = 128, model: BenchModel = "nano-llam
     cost = measure(model, rounds, tokens)
     print_cost(cost)
     print_json({"benchmark": "probes", **cost.as_dict()}, json)
+
+
+@app.command()
+def prefix(
+    rounds: Rounds = 3,
+    model: BenchModel = "nano-llama",
+    curve_only: Annotated[bool, typer.Option("--curve-only", help="Only the tree, without a model.")] = False,
+    page_size: Annotated[int, typer.Option(min=1, help="Tokens of a page, in the curve.")] = 16,
+    json: JsonFile = None,
+    plot: Annotated[Path | None, typer.Option(metavar="FILE", help="Write the curve as a picture (SVG).")] = None,
+) -> None:
+    """What the prefix cache saves, what it costs, and how its tree grows. The last line printed is JSON."""
+    from minillm.bench.prefix import compare_prefix
+    from minillm.bench.prefix_curve import as_rows, measure_curve
+    from minillm.bench.prefix_report import curve_svg, print_curve, print_prefix
+    from minillm.bench.report import print_json
+
+    points = measure_curve(page_size)
+    print_curve(points)
+    if plot:
+        plot.write_text(curve_svg(points), encoding="utf-8")
+    results = [] if curve_only else compare_prefix(model, rounds)
+    if results:
+        print_prefix(results)
+    served = [result.as_dict() for result in results]
+    print_json({"benchmark": "prefix", "curve": as_rows(points), "results": served}, json)

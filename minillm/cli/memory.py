@@ -15,6 +15,7 @@ from minillm.hub import resolve_model
 from minillm.kernels.choose import choose_kernels
 from minillm.kvcache.pages import pages_for
 from minillm.layers.build import LayerBuild
+from minillm.layers.moe import MixtureOfExperts
 from minillm.models.weights import build_model
 from minillm.quantization.packed import choose_format
 
@@ -92,11 +93,22 @@ def what_it_needs(
     formula = f"2 * L * Hkv * D * bytes = 2 * {L} * {Hkv} * {D} * {size} = {kv:,} bytes"
     return [
         ("parameters", "a tied table counts once" if c.tie_word_embeddings else "", f"{parameters:,}"),
+        *met_by_a_token(model, parameters),
         ("weights", f"parameters * {size} bytes{packed}", show_bytes(plan.weights)),
         ("KV of a token", formula, show_bytes(kv)),
         ("a page", page, show_bytes(plan.page_bytes)),
         ("activations", step, show_bytes(plan.activations)),
     ]
+
+
+def met_by_a_token(model: nn.Module, parameters: int) -> list[tuple[str, str, str]]:
+    """Of a mixture of experts, how many of the ``parameters`` one token meets; nothing to say of a dense model."""
+    layers = [module for module in model.modules() if isinstance(module, MixtureOfExperts)]
+    if not layers:
+        return []
+    shapes = {f"{moe.shape.top_k} of {moe.shape.num_experts}": moe for moe in layers}
+    how = f"all but the experts it is not given: {', '.join(shapes)} compute it"
+    return [("a token meets", how, f"{parameters - sum(moe.parameters_left_out for moe in layers):,}")]
 
 
 def longest(config: EngineConfig, plan: MemoryPlan) -> int:

@@ -1,4 +1,5 @@
-"""What a debug console knows beside the variables: ``where(request, 37)``, ``why(request)``, ``shapes()``, ``pages()``.
+"""What a debug console knows beside the variables: ``where(request, 37)``, ``why(request)``, ``shapes()``, ``pages()``,
+``tree()``.
 
 At a stop these are there without an import (`minillm.debug.debuggers` sees to it), in pdb as in VS Code's debug
 console. Anywhere else: ``from minillm.debug.console import *``. They find the scheduler and the batch that the stopped
@@ -20,7 +21,7 @@ from minillm.kvcache.pages import slot_of
 from minillm.request import Request
 from minillm.scheduler.scheduler import Scheduler
 
-__all__ = ["disarm", "look", "pages", "shapes", "table", "where", "why"]
+__all__ = ["disarm", "look", "pages", "shapes", "table", "tree", "where", "why"]
 
 
 class Shown:
@@ -117,6 +118,19 @@ def table() -> Shown:
         return Shown("nothing is planned here yet: stop at scheduler.plan, or later in the step")
     requests = [*scheduler.running, *scheduler.waiting]
     return _drawn(batch_table(plan, requests, scheduler.config.max_num_batched_tokens))
+
+
+def tree() -> Shown:
+    """The prefix cache's tree: runs of tokens, their pages, who has locked them, which leaf would be evicted first."""
+    from minillm.debug.views.radix_tree import radix_tree
+    from minillm.kvcache.radix import RadixCache
+
+    scope = Scope(_caller())
+    scheduler = scope.scheduler()
+    if not isinstance(scheduler.cache, RadixCache):
+        return Shown("there is no tree: this engine's prefix_cache is 'none'")
+    requests = [*scheduler.running, *scheduler.waiting]
+    return _drawn(radix_tree(scheduler.cache, requests, scope.tokenizer(scheduler), order=True))
 
 
 def _caller() -> FrameType:

@@ -19,7 +19,9 @@ from minillm.debug.own_pdb import stop_in_pdb
 from minillm.debug.probes import Event
 from minillm.debug.short import short
 
-HELPERS = ("where(request, position)", "why(request)", "shapes()", "pages()", "table()", "look()", "disarm()")
+HELPERS = (
+    "where(request, position)", "why(request)", "shapes()", "pages()", "table()", "tree()", "look()", "disarm()",
+)  # fmt: skip
 last: Event | None = None  # the stop that came last
 _last_names: dict[str, str] = {}  # its values' names in the frame, read while the frame still stood at the probe
 

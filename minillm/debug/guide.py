@@ -21,6 +21,8 @@ still shows in the terminal. A condition that never held is told of at the end.
 At a stop, in pdb as in VS Code's debug console, these are there without an import. They find the scheduler, the batch
 and the plan by themselves:"""
 
+_HELPERS = ("where", "why", "shapes", "pages", "table", "tree", "look", "disarm")
+
 
 def markdown() -> str:
     """The page below its title."""
@@ -30,9 +32,7 @@ def markdown() -> str:
 def _how() -> str:
     """The ways to stop somewhere, and what can be asked there."""
     rows = [[f"**{one.title}**", _stops(one)] for one in configurations()]
-    helpers = [
-        (name, getattr(console, name)) for name in ("where", "why", "shapes", "pages", "table", "look", "disarm")
-    ]
+    helpers = [(name, getattr(console, name)) for name in _HELPERS]
     asked = [[f"`{name}{_parameters(function)}`", _first_line(function)] for name, function in helpers]
     return "\n\n".join([
         "## How to stop",

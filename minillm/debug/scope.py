@@ -38,6 +38,10 @@ class Scope:
     def plan(self) -> StepPlan | None:
         return self._nearest(lambda value: value if isinstance(value, StepPlan) else None)
 
+    def tokenizer(self, scheduler: Scheduler) -> Any:
+        """The tokenizer of the engine that this scheduler belongs to, if one stands in these frames; else None."""
+        return self._nearest(lambda value: _tokenizer_of(value, scheduler))
+
     def budget(self, scheduler: Scheduler) -> int | None:
         """Tokens left of the step that this scheduler is planning right now; None outside of that."""
         for names in self._levels():
@@ -70,3 +74,14 @@ def _scheduler_of(value: Any) -> Scheduler | None:
         return None
     scheduler = own.get("scheduler") or getattr(own.get("engine"), "__dict__", {}).get("scheduler")
     return scheduler if isinstance(scheduler, Scheduler) else None
+
+
+def _tokenizer_of(value: Any, scheduler: Scheduler) -> Any:
+    """An engine's tokenizer, or that of an LLM's engine, if the engine has this scheduler."""
+    own = getattr(value, "__dict__", None)
+    if not isinstance(own, dict):
+        return None
+    for names in (own, getattr(own.get("engine"), "__dict__", {})):
+        if names.get("scheduler") is scheduler:
+            return names.get("tokenizer")
+    return None

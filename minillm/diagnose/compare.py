@@ -18,7 +18,8 @@ from minillm.hub import resolve_model
 from minillm.tokenizer import Tokenizer
 
 PROMPT = "What is a page of the KV cache, and who holds it?"
-HEADS = ("q_proj", "k_proj", "v_proj", "q_rope", "k_rope", "o_proj input")  # rows made of heads, one after another
+# Rows made of heads, one after another.
+HEADS = ("q_proj", "k_proj", "v_proj", "qkv_proj", "q_norm", "k_norm", "q_rope", "k_rope", "o_proj input")
 
 
 @dataclass
@@ -123,15 +124,16 @@ def collect(
     pairs = zip(ours.token_ids, theirs.token_ids)
     apart = next((i for i, (mine, other) in enumerate(pairs) if mine != other), None)
     found.shared_tokens = min(len(ours.token_ids), len(theirs.token_ids)) if apart is None else apart
-    only_ours, only_theirs, unlike = [], [], []
+    only_ours, unlike, met = [], [], set()
     for place in ours.places():
-        if place not in theirs.pieces:
+        met.add(other := theirs.known_as(place, ours.spelling))
+        if other is None:
             only_ours.append(place.name)
-        elif (one := _compare_place(place, found, head_dim)) is not None:
+        elif (one := _compare_place(place, other, found, head_dim)) is not None:
             found.compared.append(one)
         else:
             unlike.append(place.name)
-    only_theirs = [place.name for place in theirs.places() if place not in ours.pieces]
+    only_theirs = [place.name for place in theirs.places() if place not in met]
     found.only_ours, found.only_theirs, found.unlike = (
         list(dict.fromkeys(names)) for names in (only_ours, only_theirs, unlike)
     )
@@ -144,9 +146,9 @@ def collect(
     return found
 
 
-def _compare_place(place: Place, found: Comparison, head_dim: int) -> Compared | None:
-    """None if the two have different sizes, or no token in common."""
-    (mine, a), (others, b) = found.ours.at(place), found.theirs.at(place)
+def _compare_place(place: Place, other: Place, found: Comparison, head_dim: int) -> Compared | None:
+    """``place`` of ours beside ``other`` of theirs; None if they have different sizes, or no token in common."""
+    (mine, a), (others, b) = found.ours.at(place), found.theirs.at(other)
     common = sorted(position for position in {*mine} & {*others} if position < found.shared_tokens)
     if a.shape[1] != b.shape[1] or not common:
         return None

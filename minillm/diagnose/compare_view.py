@@ -27,6 +27,18 @@ def draw(found: Comparison, tokenizer: Tokenizer | None = None) -> Drawing:
     return Drawing(drawn)
 
 
+def draw_brief(found: Comparison, tokenizer: Tokenizer | None = None) -> Drawing:
+    """The same for a page that is to look the same everywhere: what is only rounding is left out."""
+
+    def drawn(canvas: Canvas) -> RenderableType:
+        parts = [matrix(canvas, found, brief=True), Text(), *outside(canvas, found, brief=True)]
+        if found.first:
+            parts += [Text(), *detail(canvas, found, found.first, tokenizer), Text(), verdict(found)]
+        return Group(*parts)
+
+    return Drawing(drawn)
+
+
 def heading(found: Comparison) -> Text:
     tokens, prompt = len(found.ours.token_ids), found.ours.num_prompt
     decoded = f" and {tokens - prompt} decoded" if tokens > prompt else ""
@@ -37,11 +49,11 @@ def heading(found: Comparison) -> Text:
     )
 
 
-def matrix(canvas: Canvas, found: Comparison) -> RenderableType:
+def matrix(canvas: Canvas, found: Comparison, brief: bool = False) -> RenderableType:
     """A row a layer, a column a place, in the order of the forward pass; under each other where too wide."""
     inside = [one for one in found.compared if one.place.layer is not None]
     names = list(dict.fromkeys(one.place.name for one in inside))
-    cells = {one.place: cell(canvas, one, found) for one in inside}
+    cells = {one.place: cell(canvas, one, found, brief) for one in inside}
     layers = sorted({one.place.layer for one in inside if one.place.layer is not None})
     fitting = max((canvas.width - 6) // (CELL + (3 if canvas.width >= 100 else 2)), 1)
     # Attention above, MLP below, where not all fits side by side.
@@ -60,26 +72,28 @@ def matrix(canvas: Canvas, found: Comparison) -> RenderableType:
     return Group(*drawn)
 
 
-def cell(canvas: Canvas, one: Compared, found: Comparison) -> Text:
-    """``3e-7``; beyond the limit with a mark, and with an arrow if it is the first."""
+def cell(canvas: Canvas, one: Compared, found: Comparison, brief: bool = False) -> Text:
+    """``3e-7``, in brief ``=``; beyond the limit with a mark, and with an arrow if it is the first."""
+    if one.equal and brief:
+        return Text("=", STYLES["note"])
     if one.equal:
         return Text(small(one.difference), STYLES["note"] if one.difference == 0 else "")
     mark = f" {canvas.marks.chosen}" if one is found.first else "!"
     return Text(f"{small(one.difference)}{mark}", STYLES["warn"])
 
 
-def outside(canvas: Canvas, found: Comparison) -> list[Text]:
+def outside(canvas: Canvas, found: Comparison, brief: bool = False) -> list[Text]:
     """What is compared before and after the layers, in one line, and what the marks mean."""
     parts = [
         Text.assemble(
-            (f"{NAMES.get(one.place.name, ('', one.place.name))[1]} ", STYLES["note"]), cell(canvas, one, found)
+            (f"{NAMES.get(one.place.name, ('', one.place.name))[1]} ", STYLES["note"]), cell(canvas, one, found, brief)
         )
         for one in found.compared
         if one.place.layer is None
     ]
-    legend = (
-        f"Numbers are largest absolute differences. ! beyond the tolerance   {canvas.marks.chosen} the first that is"
-    )
+    same = "= the same, but for rounding. " if brief else ""
+    marks = f"! beyond the tolerance   {canvas.marks.chosen} the first that is"
+    legend = f"{same}Numbers are largest absolute differences. {marks}"
     return [in_a_row(parts, canvas.width, gap=3), Text(legend, STYLES["note"])]
 
 

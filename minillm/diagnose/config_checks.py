@@ -1,6 +1,6 @@
 """Checks of what config.json says: is it whole, is it understood, and what will the engine make of it here."""
 
-from minillm.config import EngineConfig, ModelConfig
+from minillm.config import EngineConfig, ModelConfig, RopeConfig
 from minillm.diagnose.checkpoint import Checkpoint
 from minillm.diagnose.findings import Check, Finding, ok, some, warn, wrong
 from minillm.engine.engine import understand
@@ -48,24 +48,39 @@ def quantisation(checkpoint: Checkpoint) -> Finding:
 def rope(checkpoint: Checkpoint) -> Finding:
     """Rotary positions: a type that is known, with all its parameters, and one theta."""
     config, raw = checkpoint.config, checkpoint.raw
-    if config.rope.type not in ROPE_TYPES:
-        return wrong(
-            f"type {config.rope.type!r} is unknown; known: {', '.join(sorted(ROPE_TYPES))}",
-            "positions would be wrong: add the type to minillm/layers/rotary.py",
-        )
-    try:
-        inv_freq, _ = ROPE_TYPES[config.rope.type](config.rope, config.head_dim, config.max_position_embeddings)
-    except (ValueError, TypeError, ZeroDivisionError) as error:
-        return wrong(str(error), "add what lacks to the config's rope parameters")
-    if not (inv_freq.isfinite().all() and (inv_freq > 0).all()):
-        return wrong(f"theta {config.rope.theta} makes no usable angles", "copy rope_theta from the original config")
+    if not config.rope.share:
+        return ok("none: no head is turned, the model knows positions otherwise")
+    ropes = [rope for rope in (config.rope, config.local_rope) if rope is not None]
+    for rope in ropes:
+        if finding := broken_rope(rope, config):
+            return finding
     outer = raw.get("rope_theta")
     if outer is not None and float(outer) != config.rope.theta:
         return warn(
             f"rope_theta is {outer}, but rope_parameters has {config.rope.theta}, which is used",
             "make the two agree: engines differ in which they read",
         )
-    return ok(f"{config.rope.type}, theta {config.rope.theta:g}")
+    said = "; layers with a window: ".join(f"{rope.type}, theta {rope.theta:g}" for rope in ropes)
+    turned = int(config.head_dim * config.rope.share)
+    part = f"; {turned} of a head's {config.head_dim} numbers are turned" if turned < config.head_dim else ""
+    return ok(said + part)
+
+
+def broken_rope(rope: RopeConfig, config: ModelConfig) -> Finding | None:
+    """What is wrong with one of the config's ropes."""
+    if rope.type not in ROPE_TYPES:
+        return wrong(
+            f"type {rope.type!r} is unknown; known: {', '.join(sorted(ROPE_TYPES))}",
+            "positions would be wrong: add the type to minillm/layers/rotary.py",
+        )
+    try:
+        turned = int(config.head_dim * rope.share)
+        inv_freq, _ = ROPE_TYPES[rope.type](rope, turned, config.max_position_embeddings)
+    except (ValueError, TypeError, ZeroDivisionError) as error:
+        return wrong(str(error), "add what lacks to the config's rope parameters")
+    if not (inv_freq.isfinite().all() and (inv_freq > 0).all()):
+        return wrong(f"theta {rope.theta} makes no usable angles", "copy rope_theta from the original config")
+    return None
 
 
 def context(checkpoint: Checkpoint) -> Finding:

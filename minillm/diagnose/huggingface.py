@@ -7,7 +7,20 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from minillm.diagnose.places import CLOSING, K_ROPE, LOGITS, Q_ROPE, Observation, Place, norm_paths, place_of, rows_of
+from minillm.diagnose.places import (
+    CLOSING,
+    ENTERED,
+    K_NORM,
+    K_ROPE,
+    LOGITS,
+    Q_NORM,
+    Q_ROPE,
+    Observation,
+    Place,
+    norm_paths,
+    place_of,
+    rows_of,
+)
 
 ATTENTION = "minillm_observed"  # the name under which transformers knows our wrapper around its attention
 _observers: list[Callable[[nn.Module, Tensor, Tensor], None]] = []
@@ -27,8 +40,12 @@ def observe_huggingface(
     def attended(module: nn.Module, q: Tensor, k: Tensor) -> None:
         """``q [1, H, T, D], k [1, Hkv, T, D]``, turned by position already."""
         layer: Any = module.layer_idx
-        for name, heads in ((Q_ROPE, q), (K_ROPE, k)):
-            seen.add(Place(layer, name), positions, rows_of(heads.transpose(1, 2), len(positions)))
+        if not hasattr(model.config, "rope_parameters"):  # nothing is turned, and some scale their queries here
+            return
+        for norm, name, heads in ((Q_NORM, Q_ROPE, q), (K_NORM, K_ROPE, k)):
+            rows = rows_of(heads.transpose(1, 2).flatten(2), len(positions))
+            seen.add(Place(layer, name), positions, rows)
+            seen.forget_copy(Place(layer, norm), rows)  # a norm after the turn makes what attention takes
 
     add_hooks(model, seen, positions)
     _observers.append(attended)
@@ -74,9 +91,10 @@ def register_attention() -> None:
     AttentionMaskInterface.register(ATTENTION, ALL_MASK_ATTENTION_FUNCTIONS["sdpa"])
 
 
-def add_hooks(model: nn.Module, seen: Observation, positions: list[int]) -> None:
+def add_hooks(model: Any, seen: Observation, positions: list[int]) -> None:
     """Note what goes into closing layers and into the norms of the residual stream, and what all others put out."""
-    streams = norm_paths(model)
+    # Where a norm comes after its part (OPT 350m), what goes into it is not the stream that the next part reads.
+    streams = norm_paths(model) if getattr(model.config, "do_layer_norm_before", True) else {}
     for path, module in model.named_modules():
         place = place_of(path, has_children=any(True for _ in module.children()))
         if place is None:
@@ -86,9 +104,9 @@ def add_hooks(model: nn.Module, seen: Observation, positions: list[int]) -> None
             seen.add(at, positions, rows_of(out, len(positions)))
 
         inputs = [streams[path]] if path in streams else []
-        if place.name.endswith(CLOSING):
+        if place.name.endswith(ENTERED):
             inputs.append(Place(place.layer, f"{place.name} input"))
-        else:
+        if not place.name.endswith(CLOSING):
             module.register_forward_hook(note_output)
 
         def note_input(_module: nn.Module, args: Any, options: Any, at: tuple[Place, ...] = tuple(inputs)) -> None:

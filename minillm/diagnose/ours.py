@@ -10,9 +10,12 @@ from minillm.config import EngineConfig
 from minillm.debug.probes import Event, listen
 from minillm.diagnose.places import (
     CLOSING,
+    ENTERED,
+    K_NORM,
     K_ROPE,
     LOGITS,
     MLP_STREAM,
+    Q_NORM,
     Q_ROPE,
     STREAM,
     Observation,
@@ -24,7 +27,8 @@ from minillm.engine.engine import Engine
 from minillm.request import SamplingParams
 
 PROBES = (
-    "batch.build", "layer.attention", "attention.attend", "layer.mlp", "model.norm", "model.logits", "sampler.logits",
+    "batch.build", "layer.attention", "kv.store", "attention.attend", "layer.mlp", "model.norm", "model.logits",
+    "sampler.logits",
 )  # fmt: skip
 
 
@@ -35,7 +39,7 @@ def observe_engine(title: str, settings: dict[str, Any], prompt_ids: list[int], 
 
 def observe(title: str, engine: Engine, prompt_ids: list[int], decode: int = 0) -> Observation:
     """The same on an engine that is there already, and idle."""
-    watch = Watch(Observation(title), getattr(engine.model, "fused", {}))
+    watch = Watch(Observation(title), engine.model)
     with listen(PROBES, watch.event), watch.hooks(engine.model):
         watch.seen.token_ids = run(engine, prompt_ids, decode)
     watch.seen.num_prompt = len(prompt_ids)
@@ -54,8 +58,12 @@ def run(engine: Engine, prompt_ids: list[int], decode: int) -> list[int]:
 class Watch:
     """Notes tensors under their place and positions. One request runs, so a step's tokens are all its own."""
 
-    def __init__(self, seen: Observation, fused: dict[str, tuple[str, ...]]) -> None:
-        self.seen, self.fused = seen, fused
+    def __init__(self, seen: Observation, model: nn.Module) -> None:
+        self.seen = seen
+        self.fused: dict[str, tuple[str, ...]] = getattr(model, "fused", {})
+        self.embedding_scale: float = getattr(model, "embedding_scale", 1.0)  # Hugging Face's embedding scales itself
+        self.with_q_norm = {place_of(path) for path, _ in model.named_modules() if path.endswith(Q_NORM)}
+        seen.spelling = getattr(model, "spelling", {})
         self.positions: list[int] = []  # of this step's tokens
         self.sampled: list[int] = []  # of those whose logits are wanted
 
@@ -69,7 +77,11 @@ class Watch:
                 self.positions = event.batch.positions.tolist()
             case "layer.attention":  # the norm, seen just before, had taken up what the last layer adds
                 self.note(Place(event.layer, STREAM), event.stream, earlier=1.5)
-            case "attention.attend":
+            case "kv.store":  # one kernel has normalised all heads: no module of ours was called for it
+                if Place(event.layer, Q_NORM) in self.with_q_norm:
+                    self.note(Place(event.layer, Q_NORM), event.q)
+                    self.note(Place(event.layer, K_NORM), event.k)
+            case "attention.attend" if event.batch.rope[0].shape[1]:  # else nothing is turned
                 self.note(Place(event.layer, Q_ROPE), event.q)
                 self.note(Place(event.layer, K_ROPE), event.k)
             case "layer.mlp":
@@ -91,18 +103,27 @@ class Watch:
             if place is None:
                 continue
             parts = self.fused.get(path.rpartition(".")[2])
-            if place.name.endswith(CLOSING):
+            if place.name.endswith(ENTERED):
                 source = Place(place.layer, f"{place.name} input")
                 handles.append(module.register_forward_pre_hook(lambda _m, args, at=source: self.note(at, args)))
-            elif parts:
+            if parts:
                 handles.append(module.register_forward_hook(self._split(place, parts)))
-            else:
-                handles.append(module.register_forward_hook(lambda _m, _args, out, at=place: self.note(at, out)))
+            elif not place.name.endswith(CLOSING):
+                handles.append(module.register_forward_hook(self._whole(place)))
         try:
             yield
         finally:
             for handle in handles:
                 handle.remove()
+
+    def _whole(self, place: Place) -> Any:
+        """A hook that notes a module's output ``[T, N]``."""
+        scale = self.embedding_scale if place.name == "embed_tokens" else 1.0
+
+        def hook(_module: nn.Module, _args: Any, out: Any) -> None:
+            self.note(place, out if scale == 1 else out * scale)
+
+        return hook
 
     def _split(self, place: Place, names: tuple[str, ...]) -> Any:
         """A hook that takes a fused layer's output ``[T, N]`` apart, as the checkpoint has its parts."""

@@ -13,9 +13,12 @@ import torch
 from torch import Tensor, nn
 
 # These close a block: what they put out is the block's own output, what they take in is worth seeing.
-CLOSING = ("o_proj", "out_proj", "down_proj")
+CLOSING = ("o_proj", "out_proj", "down_proj", "mlp.fc2")
+ENTERED = (*CLOSING, "fc2")  # what goes into these is worth seeing (OPT's fc2 is in no block of its own)
 # No tensor of their own meaning: activations alone are not fused in all implementations, experts see only some tokens.
-UNSEEN = re.compile(r"rotary|vision|audio|(^|\.)(act|act_fn|activation_fn|lm_head|dropout)$|experts\.")
+UNSEEN = re.compile(
+    r"rotary|vision|audio|(^|\.)(act|act_fn|activation|activation_fn|lm_head|\w*dropout)$|(^|\.)experts($|\.)"
+)
 
 # The norms that the residual stream enters, by the names that architectures give them; the first that a layer has.
 ATTENTION_NORMS = ("input_layernorm", "self_attn_layer_norm")
@@ -35,6 +38,7 @@ class Place:
 
 
 STREAM, MLP_STREAM = "stream", "stream_mlp"  # the residual stream where attention, and where the MLP, reads it
+Q_NORM, K_NORM = "self_attn.q_norm", "self_attn.k_norm"  # normalised, before they are turned
 Q_ROPE, K_ROPE = "self_attn.q_rope", "self_attn.k_rope"  # turned by position, as attention takes them
 LOGITS = Place(None, "logits")
 
@@ -47,8 +51,19 @@ NAMES = {
     "self_attn.q_proj": ("q", "queries, projected", "q_proj's weight and bias, and its place in the fused layer"),
     "self_attn.k_proj": ("k", "keys, projected", "k_proj's weight and bias, and its place in the fused layer"),
     "self_attn.v_proj": ("v", "values, projected", "v_proj's weight and bias, and its place in the fused layer"),
-    Q_ROPE: ("q rope", "queries, turned by position", "rope theta, its scaling, which numbers make pairs, q_norm"),
-    K_ROPE: ("k rope", "keys, turned by position", "rope theta, its scaling, which numbers make pairs, k_norm"),
+    "self_attn.qkv_proj": ("qkv", "queries, keys and values, projected", "qkv_proj's weight and bias"),
+    Q_NORM: (
+        "q norm",
+        "queries, normalised",
+        "q_norm's eps and weight, and whether that counts as 1 + w",
+    ),
+    K_NORM: ("k norm", "keys, normalised", "k_norm's eps and weight, and whether that counts as 1 + w"),
+    Q_ROPE: (
+        "q rope",
+        "queries, turned by position",
+        "rope theta, its scaling, which numbers pair, which way round",
+    ),
+    K_ROPE: ("k rope", "keys, turned by position", "rope theta, its scaling, which numbers pair, which way round"),
     "self_attn.o_proj input": ("heads", "what attention found", "the mask, the scale, which heads share keys, pages"),
     "self_attn": ("attn", "attention's output", "o_proj's weight and bias: the heads that go into it agree"),
     MLP_STREAM: ("+attn", "the residual stream, with attention", "a norm or a factor on attention's output"),
@@ -56,6 +71,13 @@ NAMES = {
     "mlp.gate_proj": ("gate", "the MLP's gate", "gate_proj's weight, and its place in the fused layer"),
     "mlp.up_proj": ("up", "the MLP's other half", "up_proj's weight, and its place in the fused layer"),
     "mlp.down_proj input": ("inner", "act(gate) * up", "the activation: hidden_act in config.json"),
+    "mlp.gate_up_proj": ("gate up", "the MLP's gate beside its other half", "gate_up_proj's weight"),
+    "mlp.gate": ("router", "the router's scores", "the router's weight: what goes into it agrees"),
+    "mlp.fc1": ("fc1", "the MLP's first product", "fc1's weight and bias"),
+    "mlp.fc2 input": ("inner", "act(fc1 x)", "the activation: hidden_act in config.json"),
+    "fc1": ("fc1", "the feed-forward network's first product", "fc1's weight and bias"),
+    "fc2 input": ("inner", "act(fc1 x)", "the activation: hidden_act in config.json"),
+    "fc2": ("fc2", "the feed-forward network's output", "fc2's weight and bias"),
     "mlp": ("mlp", "the MLP's output", "down_proj's weight; with experts, who was chosen and with which weight"),
     "norm": ("norm", "the final norm", "eps, and whether the weight counts as w or as 1 + w"),
     "logits": ("logits", "the logits", "lm_head: tied or not, and whether logits are scaled or capped"),
@@ -79,13 +101,16 @@ def place_of(path: str, has_children: bool = False) -> Place | None:
 def rows_of(value: Any, tokens: int) -> Tensor | None:
     """A module's output (or its first tensor) as a float32 copy ``[T, ...]`` on the CPU; None if it is no such thing.
 
-    Hugging Face has a batch dimension, ``[1, T, ...]``, and we have not.
+    Hugging Face has a batch dimension, ``[1, T, ...]``, and we have not; there, heads may also come before tokens.
     """
     value = value[0] if isinstance(value, (tuple, list)) and value else value
     if not isinstance(value, Tensor) or not value.is_floating_point() or value.dim() < 2:
         return None
-    if value.dim() > 2 and value.shape[:2] == (1, tokens):
-        value = value[0]
+    if value.dim() > 2 and value.shape[0] == 1 and tokens in value.shape[1:3]:
+        by_heads = value.dim() == 4 and value.shape[2] == tokens  # [1, H, T, D]
+        if by_heads and value.shape[1] == tokens:
+            return None  # as many heads as tokens: nothing says which is which
+        value = value[0].transpose(0, 1) if by_heads else value[0]
     return value.detach().to("cpu", torch.float32, copy=True) if value.shape[0] == tokens else None
 
 
@@ -98,12 +123,25 @@ class Observation:
     token_ids: list[int] = field(default_factory=list)  # the tokens computed: the prompt, then what was generated
     pieces: dict[Place, list[tuple[list[int], Tensor]]] = field(default_factory=dict, repr=False)
     order: dict[Place, float] = field(default_factory=dict, repr=False)
+    spelling: dict[str, str] = field(default_factory=dict, repr=False)  # our word for a module -> the checkpoint's
 
     def add(self, place: Place, positions: Sequence[int], rows: Tensor | None, earlier: float = 0) -> None:
         """``rows [n, ...]`` for the tokens at these positions. ``earlier``: seen so many places after it was made."""
         if rows is not None:
             self.order.setdefault(place, len(self.order) - earlier)
             self.pieces.setdefault(place, []).append((list(positions), rows))
+
+    def forget_copy(self, place: Place, rows: Tensor | None) -> None:
+        """Forget ``place`` if it is nothing but ``rows [n, ...]``, known under another name (of one token, all may
+        be alike)."""
+        known = self.pieces.get(place)
+        if rows is not None and len(rows) > 1 and known and torch.equal(known[-1][1].flatten(1), rows):
+            del self.pieces[place], self.order[place]
+
+    def known_as(self, place: Place, spelling: dict[str, str]) -> Place | None:
+        """The same place here, under its own name or as ``spelling`` spells it."""
+        respelt = re.sub(r"\w+", lambda word: spelling.get(word[0], word[0]), place.name)
+        return next((one for one in (place, Place(place.layer, respelt)) if one in self.pieces), None)
 
     def places(self) -> list[Place]:
         """In the order in which they were computed."""

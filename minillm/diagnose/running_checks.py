@@ -25,7 +25,8 @@ class Patient:
         config = ModelConfig.from_folder(folder)
         self.vocab_size = config.vocab_size
         length = min(4 * LENGTH, config.max_position_embeddings)
-        self.engine = Engine(EngineConfig(model=str(folder), max_model_len=length))
+        # A prefix that is found in the cache is not computed, and so not seen.
+        self.engine = Engine(EngineConfig(model=str(folder), max_model_len=length, prefix_cache="none"))
         self.length = min(LENGTH, length // 2)
 
     def prompt(self, seed: int, last: int = 0) -> list[int]:

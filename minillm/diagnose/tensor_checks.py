@@ -6,7 +6,8 @@ from math import prod
 from minillm.diagnose.checkpoint import Checkpoint
 from minillm.diagnose.findings import Check, Finding, ok, some, warn, wrong
 from minillm.diagnose.numbers import tensors_equal
-from minillm.models.weights import IGNORED, checkpoint_targets
+from minillm.layers.linear import WHOLE
+from minillm.models.weights import IGNORED, checkpoint_targets, parts_of, target_of
 
 HEAD = "lm_head.weight"
 PLAIN = ("float32", "bfloat16", "float16", "float64")
@@ -28,14 +29,18 @@ def files(checkpoint: Checkpoint) -> Finding:
 def fit(checkpoint: Checkpoint) -> Finding:
     """Tensors against the config: none missing, none left over, all of the right shape. From headers alone."""
     targets, headers = checkpoint_targets(checkpoint.model), checkpoint.headers
-    tied = checkpoint.config.tie_word_embeddings
-    missing = sorted(set(targets) - set(headers))
-    extra = {name for name in set(headers) - set(targets) if not name.endswith(IGNORED)}
-    left_over = sorted(extra - ({HEAD} if tied else set()))
+    placed = {name: target for name in headers if (target := target_of(name, targets))}
+    unfilled = parts_of(targets)
+    for target in placed.values():
+        filled = unfilled[target.name]
+        unfilled[target.name] = {} if target.part == WHOLE else {p: n for p, n in filled.items() if p != target.part}
+    missing = sorted(name for parts in unfilled.values() for name in parts.values())
+    ignored = (*IGNORED, HEAD) if checkpoint.config.tie_word_embeddings else IGNORED
+    left_over = sorted(name for name in set(headers) - set(placed) if not name.endswith(ignored))
     shapes = [
         f"{name} is {headers[name].shape}, the config asks for {target.shape}"
-        for name, target in targets.items()
-        if name in headers and headers[name].shape != target.shape
+        for name, target in placed.items()
+        if headers[name].shape != target.shape
     ]
     found = [
         f"{len(names)} {what}: {some(names, 3)}"
@@ -45,7 +50,7 @@ def fit(checkpoint: Checkpoint) -> Finding:
     if found:
         todo = "the config belongs to other weights, or files were left out: take both from one place"
         return wrong("; ".join(found), todo)
-    return ok(f"all {len(targets)} tensors that the config asks for, in their shapes")
+    return ok(f"all {len(placed)} tensors that the config asks for, in their shapes")
 
 
 def tied(checkpoint: Checkpoint) -> Finding:

@@ -21,17 +21,16 @@ if TYPE_CHECKING:
 
 @dataclass
 class SamplingBatch:
-    """The settings of the ``R`` rows that sample in this step, as tensors ``[R]``. None: all rows are greedy, and none
-    wants its logits changed."""
+    """The settings of the ``D`` rows that draw, of ``R`` that sample in this step, as tensors ``[D]``. The others are
+    greedy. None instead of it: all rows are greedy, and none wants its logits changed."""
 
-    temperature: Tensor  # float32, 0 is greedy
+    temperature: Tensor  # float32, above 0
     top_k: Tensor  # int64, the vocabulary's size where all are kept
     top_p: Tensor  # float32
     seeds: Tensor  # int64
     positions: Tensor  # int64: where the token that is chosen now will stand
-    any_filter: bool  # whether any row has top_k or top_p
-    any_greedy: bool
-    all_greedy: bool = False
+    any_filter: bool  # whether any of them has top_k or top_p
+    drawn: Tensor | None = None  # int64 [D]: which of the R rows these are; None: all of them
     min_p: Tensor | None = None  # float32; None if nobody has it
     edits: "Edits | None" = None  # what is done to some rows' logits first
 
@@ -43,19 +42,19 @@ def sample(logits: Tensor, settings: SamplingBatch | None) -> Tensor:
         return logits.argmax(dim=-1)
     if settings.edits is not None:
         settings.edits.apply(logits)  # in place
-    if settings.all_greedy:
+    if not len(settings.temperature):
         return logits.argmax(dim=-1)
-    greedy = settings.temperature == 0
-    below = logits - logits.amax(dim=-1, keepdim=True)  # [R, V], at most 0: a tiny temperature overflows to 0 or -inf
-    probs = torch.softmax(below / settings.temperature.masked_fill(greedy, 1.0)[:, None], dim=-1)  # [R, V]
+    drawn = logits if settings.drawn is None else logits[settings.drawn]  # [D, V]: greedy rows are not made to wait
+    below = drawn - drawn.amax(dim=-1, keepdim=True)  # [D, V], at most 0: a tiny temperature overflows to 0 or -inf
+    probs = torch.softmax(below / settings.temperature[:, None], dim=-1)  # [D, V]
     if settings.min_p is not None:
         probs = keep_min_p(probs, settings.min_p)
     if settings.any_filter:
         probs = keep_top(probs, settings.top_k, settings.top_p)
-    uniform = uniform_from(settings.seeds, settings.positions)  # [R]
+    uniform = uniform_from(settings.seeds, settings.positions)  # [D]
     probe.on and probe("sampler.choose", probs=probs, uniform=uniform, settings=settings)
-    chosen = draw(probs, uniform)
-    return torch.where(greedy, logits.argmax(dim=-1), chosen) if settings.any_greedy else chosen
+    chosen = draw(probs, uniform)  # [D]
+    return chosen if settings.drawn is None else logits.argmax(dim=-1).index_copy(0, settings.drawn, chosen)
 
 
 def keep_min_p(probs: Tensor, min_p: Tensor) -> Tensor:

@@ -86,17 +86,19 @@ class SamplingState:
         asked = int(np.bitwise_or.reduce(asks))
         positions = np.array([row.start + row.count for row in rows])
         edits = self._edits_for(rows, seats, positions, asks, masks) if masks or asked & EDITS else None
-        temperature = self.temperature[seats]
+        drawn = np.flatnonzero(asks & DRAWS)
+        some = len(drawn) < len(seats)
+        if some:
+            seats, positions = seats[drawn], positions[drawn]
         top_k, top_p, min_p = self.top_k[seats], self.top_p[seats], self.min_p[seats]
         return SamplingBatch(
-            temperature=self._tensor(temperature),
+            temperature=self._tensor(self.temperature[seats]),
             top_k=self._tensor(top_k),
             top_p=self._tensor(top_p),
             seeds=self._tensor(self.seeds[seats]),
             positions=self._tensor(positions),
             any_filter=bool((top_p < 1).any() or (top_k < NO_LIMIT).any()),
-            any_greedy=not temperature.all(),
-            all_greedy=not asked & DRAWS,
+            drawn=self._tensor(drawn) if some else None,
             min_p=self._tensor(min_p) if min_p.any() else None,
             edits=edits,
         )

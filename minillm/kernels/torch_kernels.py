@@ -7,11 +7,18 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+
+def relu_squared(x: Tensor) -> Tensor:
+    """``max(x, 0)^2``, number by number, of any shape (So et al. 2021)."""
+    return F.relu(x).square()
+
+
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "silu": F.silu,
     "gelu": F.gelu,
     "gelu_pytorch_tanh": lambda x: F.gelu(x, approximate="tanh"),
     "relu": F.relu,
+    "relu2": relu_squared,
 }
 
 

@@ -92,6 +92,12 @@ class MixtureOfExperts(nn.Module):
         return self.experts(rows, expert)
 
     @property
+    def parameters_left_out(self) -> int:
+        """How many of its parameters a token does not meet: the matrices of the experts that it is not given."""
+        shape = self.shape
+        return (shape.num_experts - shape.top_k) * 3 * self.hidden_size * self.experts.inner
+
+    @property
     def numbers_per_token(self) -> int:
         """The most numbers that `forward` holds for each token at once: a row for each of its experts, sorted and
         put back; and what one expert computes, which may be the one of all tokens."""

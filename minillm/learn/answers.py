@@ -82,3 +82,62 @@ def candidates_left(facts: Facts, event: Event, _scheduler: Scheduler) -> int:
 
 def is_first_choice(_facts: Facts, event: Event, _scheduler: Scheduler) -> bool:
     return int(event.tokens[0]) == int(event.logits[0].argmax())
+
+
+def pages_freed(facts: Facts, _event: Event, scheduler: Scheduler) -> int:
+    return scheduler.pool.num_free - facts["free"]
+
+
+def tokens_found(facts: Facts, event: Event, _scheduler: Scheduler) -> int | None:
+    return next((row.start for row in event.plan.rows if row.request_id == facts["id"] and row.joins), None)
+
+
+def first_page_evicted(_facts: Facts, event: Event, _scheduler: Scheduler) -> int:
+    return event.pages[-1]
+
+
+def choices_of_layer(_facts: Facts, event: Event, _scheduler: Scheduler) -> int:
+    return event.experts.numel()
+
+
+def expert_that_computes(facts: Facts, event: Event, _scheduler: Scheduler) -> int | None:
+    return event.expert if event.layer == facts["layer"] else None
+
+
+def sum_of_weights(_facts: Facts, event: Event, _scheduler: Scheduler) -> int:
+    return round(100 * float(event.weights[0].sum()))
+
+
+def rows_of_expert(facts: Facts, event: Event, _scheduler: Scheduler) -> int | None:
+    return len(event.rows) if (event.layer, event.expert) == (facts["layer"], facts["expert"]) else None
+
+
+def size_of_the_stream(_facts: Facts, event: Event, _scheduler: Scheduler) -> int | None:
+    """The mean of the squares of each token's vector, as the first layer finds it."""
+    return round(float(event.stream.square().mean(dim=1).max())) if event.layer == 0 else None
+
+
+def unturned_queries(facts: Facts, event: Event, _scheduler: Scheduler) -> int | None:
+    """How many tokens' queries are what they were."""
+    return int((event.q == facts["q"]).flatten(1).all(dim=1).sum()) if event.layer == 0 else None
+
+
+def keys_change_length(facts: Facts, event: Event, _scheduler: Scheduler) -> bool | None:
+    before, after = facts["k"].norm(dim=-1), event.k.norm(dim=-1)
+    return not before.allclose(after, rtol=1e-4) if event.layer == 1 else None
+
+
+def beyond_the_cap(_facts: Facts, event: Event, _scheduler: Scheduler) -> bool:
+    return bool((event.logits.abs() > 15).any())
+
+
+def is_still_chosen(facts: Facts, event: Event, _scheduler: Scheduler) -> bool:
+    return int(event.tokens[0]) == facts["id"]
+
+
+def twins_agree(facts: Facts, event: Event, _scheduler: Scheduler) -> bool:
+    return len(set(event.tokens[facts["rows"]].tolist())) == 1
+
+
+def tokens_allowed(_facts: Facts, event: Event, _scheduler: Scheduler) -> int:
+    return int((event.after[0] > float("-inf")).sum())

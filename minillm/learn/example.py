@@ -28,6 +28,28 @@ TALK = (  # questions of a longer conversation; what the assistant says comes fr
     ),
 )
 
+# A longer piece of code, for what has to be counted.
+PROGRAM = '''\
+class Queue:
+    """Requests that wait, in the order in which they came."""
+
+    def __init__(self, limit=8):
+        self.limit = limit
+        self.items = []
+
+    def push(self, item):
+        # Full is full: the caller has to wait.
+        if len(self.items) >= self.limit:
+            raise ValueError("the queue is full")
+        self.items.append(item)
+        return len(self.items) - 1
+
+    def pop(self):
+        if not self.items:
+            return None
+        return self.items.pop(0)
+'''
+
 
 def question(tokenizer: Tokenizer, text: str) -> list[int]:
     """One question to a chat model; to a model without a chat template, simply the text."""

@@ -27,11 +27,14 @@ class Lesson:
     """One lesson: ``lesson = Lesson(3, "Paged attention", ...)``, then ``lesson.run(main)``.
 
     turns_on: the settings that are new, as text. buys: what they are good for. breaks: the probes worth stopping at
-        first.
+        first. model: what it runs unless the reader says ``--model``.
     """
 
-    def __init__(self, number: int, title: str, turns_on: str, buys: str, breaks: str) -> None:
+    def __init__(
+        self, number: int, title: str, turns_on: str, buys: str, breaks: str, model: str = "nano-llama"
+    ) -> None:
         self.number, self.title, self.turns_on, self.buys, self.breaks = number, title, turns_on, buys, breaks
+        self.model = model
         self.options = self._parse()
         self.console = make_console(self.options.plain)
         self._parts = 0
@@ -155,7 +158,7 @@ class Lesson:
             description=f"Lesson {self.number:02}: {self.title}. Turns on {self.turns_on}."
         )
         add = parser.add_argument
-        add("--model", default="nano-llama", help="a bundled model, a folder, or a Hub name (default: nano-llama)")
+        add("--model", default=self.model, help=f"a bundled model, a folder, or a Hub name (default: {self.model})")
         add("--prompt", help="a question of your own in place of the lesson's")
         add("--break", dest="break_at", metavar="PROBES", help=f"stop at these probes, as in --break '{self.breaks}'")
         add("--break-when", metavar="CONDITION", help="stop only if this is true, as in --break-when 'request.id == 2'")

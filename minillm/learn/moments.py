@@ -42,9 +42,9 @@ def all_greedy(event: Event, _scheduler: Scheduler) -> Facts | None:
 
 
 def several_draw(event: Event, _scheduler: Scheduler) -> Facts | None:
-    """Some rows draw among their top_k; ``row`` is the first of them."""
+    """Some rows draw among their top_k; ``row`` is the first of them, among those that draw."""
     settings, vocabulary = event.settings, event.logits.shape[1]
-    rows = [] if settings is None else ((settings.temperature > 0) & (settings.top_k < vocabulary)).nonzero()
+    rows = [] if settings is None else (settings.top_k < vocabulary).nonzero()
     if not len(rows):
         return None
     row = int(rows[0])

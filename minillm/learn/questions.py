@@ -24,6 +24,7 @@ ENGINES: dict[str, Callable[[EngineConfig], bool]] = {
     "static": lambda config: config.batching == "static",
     "continuous": lambda config: config.batching == "continuous",
     "small_budget": lambda config: config.enable_chunked_prefill and config.max_num_batched_tokens < 1024,
+    "lpm": lambda config: config.scheduling_policy == "lpm",
     "few_pages": lambda config: config.num_pages is not None,
 }
 
@@ -53,9 +54,19 @@ def questions() -> tuple[Question, ...]:
     """All of them, in the file's order."""
     import yaml
 
-    from minillm.learn import answers, moments, moments_traffic
+    from minillm.learn import (
+        answers,
+        moments,
+        moments_experts,
+        moments_model,
+        moments_prefix,
+        moments_sampling,
+        moments_traffic,
+    )
 
-    at_moments = vars(moments) | vars(moments_traffic)
+    at_moments: dict[str, Any] = {}
+    for module in (moments, moments_traffic, moments_prefix, moments_sampling, moments_experts, moments_model):
+        at_moments |= vars(module)
 
     listed = yaml.safe_load(Path(__file__).with_name("questions.yaml").read_text(encoding="utf-8"))
     return tuple(

@@ -44,9 +44,9 @@ class LlamaLayer(nn.Module):
     def __init__(self, config: ModelConfig, layer: int, build: LayerBuild) -> None:
         super().__init__()
         self.layer = layer
-        self.input_layernorm = make_norm(config, build)
+        self.input_layernorm: nn.Module = make_norm(config, build)
         self.self_attn = self.make_attention(config, layer, build)
-        self.post_attention_layernorm = make_norm(config, build)
+        self.post_attention_layernorm: nn.Module = make_norm(config, build)
         self.mlp = self.make_mlp(config, layer, build)
 
     def make_attention(self, config: ModelConfig, layer: int, build: LayerBuild) -> Attention:
@@ -74,7 +74,7 @@ class LlamaModel(nn.Module):
         super().__init__()
         self.embed_tokens = Embedding(config.vocab_size, config.hidden_size, build.dtype)
         self.layers = nn.ModuleList(layers)
-        self.norm = make_norm(config, build)
+        self.norm: nn.Module = make_norm(config, build)
 
 
 @register("LlamaForCausalLM")

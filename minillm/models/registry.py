@@ -12,6 +12,7 @@ _HOMES = (
     "minillm.models.llama",
     "minillm.models.mistral",
     "minillm.models.mixtral",
+    "minillm.models.nanochat",
     "minillm.models.opt",
     "minillm.models.phi3",
     "minillm.models.qwen2",

@@ -119,10 +119,10 @@ def fill_with_noise(model: nn.Module, device: torch.device) -> None:
 def fill_model(model: nn.Module, folder: Path) -> None:
     """Read every tensor of the checkpoint into its place, and insist that each place got one."""
     targets = checkpoint_targets(model)
-    unfilled, left_over = _parts_of(targets), []
+    unfilled, left_over = parts_of(targets), []
     tied = getattr(getattr(model, "lm_head", None), "keeps_weight", False)
     for name, tensor in read_checkpoint(folder):
-        target = targets.get(name) or targets.get(f"model.{name}")  # a model saved without its head has no "model."
+        target = target_of(name, targets)
         if target:
             if list(tensor.shape) != target.shape:
                 raise ValueError(
@@ -163,6 +163,11 @@ def checkpoint_targets(model: nn.Module) -> dict[str, Target]:
     return targets
 
 
+def target_of(name: str, targets: dict[str, Target]) -> Target | None:
+    """The place of the checkpoint's tensor ``name``, which has no "model." if it was saved without its head."""
+    return targets.get(name) or targets.get(f"model.{name}")
+
+
 def _sources(model: nn.Module, module: nn.Module, path: str, leaf: str) -> Iterator[tuple[str, int]]:
     """The tensors that make up parameter ``leaf`` of the module at ``path``: name and part."""
     fused: dict[str, tuple[str, ...]] = getattr(model, "fused", {})
@@ -177,7 +182,7 @@ def _sources(model: nn.Module, module: nn.Module, path: str, leaf: str) -> Itera
         yield f"{path}.{leaf}", WHOLE if len(getattr(module, "parts", ())) > 1 else 0
 
 
-def _parts_of(targets: dict[str, Target]) -> dict[str, dict[int, str]]:
+def parts_of(targets: dict[str, Target]) -> dict[str, dict[int, str]]:
     """For every parameter its parts, each with the usual name of the tensor that fills it."""
     parts: dict[str, dict[int, str]] = {}
     for name, target in targets.items():

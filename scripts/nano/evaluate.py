@@ -169,5 +169,6 @@ def evaluate(nano: NanoModel, folder: Path, device: str, stdlib: Path | None = N
     ]
     if nano.has_experts:
         results["active_parameters"] = active_parameters(model)
-        results["experts"] = describe_experts(model, samples(tokenizer, library, questions.off_topic_held_out))
+        rows = samples(tokenizer, library, questions.off_topic_held_out)
+        results["experts"] = describe_experts(folder, nano.config["num_experts"], rows, device)
     return results

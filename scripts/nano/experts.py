@@ -1,32 +1,36 @@
 """What each expert took to: how often the router of each layer chose it, for each kind of text."""
 
+from collections import defaultdict
+from pathlib import Path
+
 import torch
 from nano.kinds import Sample
-from nano.tokenizer import PAD_ID
 from transformers import PreTrainedModel
 
-BATCH = 32
+from minillm import LLM, SamplingParams
+from minillm.debug.probes import Event, listen
 
 
-@torch.inference_mode()
-def routes(model: PreTrainedModel, rows: list[Sample]) -> list[torch.Tensor]:
+def routes(folder: Path, rows: list[Sample], device: str = "cpu") -> list[torch.Tensor]:
     """Which experts every layer gives every token: for each row [L, T, K].
 
-    Everything said of experts comes from here: whatever else can watch the routers takes this function's place.
+    Everything said of experts comes from here. The engine computes the rows (weights of `folder`, float32), and the
+    probe moe.route tells what it chose. A long row may come in chunks, and a step holds chunks of several rows.
     """
-    found: dict[int, torch.Tensor] = {}
-    order = sorted(range(len(rows)), key=lambda number: len(rows[number].ids))
-    for start in range(0, len(rows), BATCH):
-        numbers = order[start : start + BATCH]
-        longest = len(rows[numbers[-1]].ids)
-        # Padded on the right, where a causal model cannot see it.
-        ids = torch.tensor([rows[number].ids + [PAD_ID] * (longest - len(rows[number].ids)) for number in numbers])
-        out = model(ids.to(model.device), use_cache=False, output_router_logits=True)
-        logits = torch.stack(list(out.router_logits))  # [L, B * T, E]
-        chosen = logits.topk(model.config.num_experts_per_tok, dim=-1).indices.cpu()  # [L, B * T, K]
-        chosen = chosen.view(len(logits), len(numbers), longest, -1)
-        found |= {number: chosen[:, at, : len(rows[number].ids)] for at, number in enumerate(numbers)}
-    return [found[number] for number in range(len(rows))]
+    found: dict[int, dict[int, list[torch.Tensor]]] = defaultdict(lambda: defaultdict(list))  # request, layer: [t, K]
+
+    def hear(event: Event) -> None:
+        chunks = event.experts.cpu().split(list(event.batch.query_lens))
+        for request, experts in zip(event.batch.request_ids, chunks, strict=True):
+            found[request][event.layer].append(experts)
+
+    llm = LLM(str(folder), dtype="float32", device=device, prefix_cache="none")
+    with listen("moe.route", hear):
+        prompts = [{"prompt_token_ids": row.ids} for row in rows]
+        llm.generate(prompts, SamplingParams(temperature=0, max_tokens=1), use_tqdm=False)
+    return [
+        torch.stack([torch.cat(found[request][layer]) for layer in sorted(found[request])]) for request in sorted(found)
+    ]
 
 
 def expert_counts(rows: list[Sample], chosen: list[torch.Tensor], kinds: list[str], num_experts: int) -> torch.Tensor:
@@ -40,11 +44,11 @@ def expert_counts(rows: list[Sample], chosen: list[torch.Tensor], kinds: list[st
     return counts
 
 
-def describe_experts(model: PreTrainedModel, rows: list[Sample]) -> dict:
+def describe_experts(folder: Path, num_experts: int, rows: list[Sample], device: str = "cpu") -> dict:
     """For evaluation.json: the kinds, their numbers of tokens, and `counts` [layer][expert][kind]."""
     kinds = list(dict.fromkeys(kind for row in rows for kind in row.kinds))
     tokens = [sum(row.kinds.count(kind) for row in rows) for kind in kinds]
-    counts = expert_counts(rows, routes(model, rows), kinds, model.config.num_experts)
+    counts = expert_counts(rows, routes(folder, rows, device), kinds, num_experts)
     return {"kinds": kinds, "tokens": tokens, "counts": counts.tolist()}
 
 

@@ -32,7 +32,7 @@ def samples(
     tokenizer: Tokenizer, library: Library, off_topic: list[tuple[str, str]], code_rows: int = 24
 ) -> list[Sample]:
     """Conversations about every glossary entry, in its first trained and its first held-out phrasing; the `off_topic`
-    ones; and windows of `library`'s held-out files."""
+    ones; and windows of `library`'s held-out files, short enough for a token to come after them."""
     rows = []
     for topic in topics():
         for entry in load_entries(GLOSSARY, f"{topic}.yaml"):
@@ -42,9 +42,10 @@ def samples(
     code = [code_row(tokenizer, text) for text in library.held_out.values()]
     ids = [token for row in code for token in row.ids]
     kinds = [kind for row in code for kind in row.kinds]
-    step = max(MAX_LENGTH, len(ids) // code_rows)
-    starts = range(0, len(ids) - MAX_LENGTH, step)
-    return rows + [Sample(ids[at : at + MAX_LENGTH], kinds[at : at + MAX_LENGTH]) for at in starts]
+    window = MAX_LENGTH - 1
+    step = max(window, len(ids) // code_rows)
+    starts = range(0, len(ids) - window, step)
+    return rows + [Sample(ids[at : at + window], kinds[at : at + window]) for at in starts]
 
 
 def topics() -> list[str]:

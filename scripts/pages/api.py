@@ -23,7 +23,15 @@ ROOMS = {
     "diagnose": "What is wrong with a checkpoint, and where two runs of a model first differ.",
     "bench": "Measurements.",
 }
-INTERFACE = ("LLM", "SamplingParams", "RequestOutput", "CompletionOutput", "EngineConfig")
+INTERFACE = (
+    "LLM",
+    "SamplingParams",
+    "StructuredOutputsParams",
+    "RequestOutput",
+    "CompletionOutput",
+    "Logprob",
+    "EngineConfig",
+)
 
 
 def pieces() -> list[Piece]:

@@ -251,3 +251,25 @@ def test_the_engine_routes_as_hugging_face_does(
     chosen = torch.cat([routes(model, ids) for ids in rows], dim=1)  # [L, T, K]
     counts = torch.stack([experts.flatten().bincount(minlength=EXPERTS) for experts in chosen])  # [L, E]
     assert tracker.tokens.tolist() == counts.tolist()
+
+
+def test_the_cards_counts_come_from_the_engine(
+    model: Qwen3MoeForCausalLM, tokenizer: PreTrainedTokenizerBase, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Row for row and token for token what Hugging Face's routers choose; a kind's counts are of its own tokens."""
+    monkeypatch.syspath_prepend(str(ROOT / "scripts"))
+    from nano.experts import describe_experts
+    from nano.experts import routes as routes_of_the_engine
+    from nano.kinds import Sample, code_row
+
+    rows = [Sample(ids, ["asked"] * len(ids)) for ids in (prompt_ids(tokenizer, question) for question in ASKED)]
+    rows.append(code_row(tokenizer.backend_tokenizer, CODE * 40))  # longer than a step's budget of tokens for all
+    chosen = routes_of_the_engine(MODEL, rows)
+    assert [list(layers.shape) for layers in chosen] == [[LAYERS, len(row.ids), CHOSEN] for row in rows]
+    for layers, row in zip(chosen, rows):
+        assert (layers == routes(model, row.ids)).float().mean() > 0.999  # all but near ties
+    described = describe_experts(MODEL, EXPERTS, rows)
+    asked = described["kinds"].index("asked")
+    together = torch.cat(chosen[: len(ASKED)], dim=1)  # [L, T, K]
+    for counts, experts in zip(described["counts"], together):
+        assert [of_expert[asked] for of_expert in counts] == experts.flatten().bincount(minlength=EXPERTS).tolist()

@@ -206,15 +206,15 @@ class TestSample:
     @staticmethod
     def settings(rows: int, temperature: list[float] | float, position: int = 9, top_k: int = ALL) -> SamplingBatch:
         heat = torch.tensor(temperature if isinstance(temperature, list) else [temperature] * rows)
-        some = torch.ones(rows)
+        drawn = heat.nonzero()[:, 0]  # the others are greedy
         return SamplingBatch(
-            temperature=heat,
-            top_k=torch.full((rows,), top_k),
-            top_p=some,
-            seeds=torch.arange(rows) * 7919,
-            positions=torch.full((rows,), position),
+            temperature=heat[drawn],
+            top_k=torch.full((len(drawn),), top_k),
+            top_p=torch.ones(len(drawn)),
+            seeds=drawn * 7919,
+            positions=torch.full((len(drawn),), position),
             any_filter=top_k < ALL,
-            any_greedy=bool((heat == 0).any()),
+            drawn=drawn if len(drawn) < rows else None,
         )
 
     @staticmethod

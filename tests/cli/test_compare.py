@@ -53,7 +53,7 @@ def test_a_difference_and_a_debugger_in_its_layer(minillm: Run, checkpoint: str,
     assert (done.returncode, done.stderr) == (1, "")
     shown, _, session = done.stdout.partition("Running again, to stop at attention.attend where layer == 1 and ")
     assert "First difference: layer 1, self_attn (attention's output)" in shown
-    assert "   layer = 1\n" in session and session.count("── attention.attend ──") == 1
+    assert "   layer (self.layer) = 1\n" in session and session.count("── attention.attend ──") == 1
     assert "(Pdb) (1, [8, 6, 16])\n" in session, "the attention of layer 1, with all of the prompt"
     assert "return self.o_proj(out)" in session, "two lines on, what differs is about to be called"
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tiny_moe import make_moe
 from transformers import LlamaForCausalLM
 
 from minillm.cli.options import parse_bytes
@@ -38,6 +39,19 @@ def test_a_config_is_enough(minillm: Run, tiny: tuple[Path, LlamaForCausalLM], t
     pages, tokens = (int(row[name].replace(",", "")) for name in ("pages that fit", "tokens that fit"))
     assert tokens == pages * 8 and 0 < tokens * kv < 90 * 2**20
     assert row["longest requests"] == f"{pages // 63:,}", "500 tokens are 63 pages of 8"
+
+
+@pytest.mark.parametrize("kind", ["qwen3_moe", "mixtral"])
+def test_a_mixture_of_experts(minillm: Run, tmp_path: Path, kind: str) -> None:
+    """All experts are held, and a token meets some: counted in Hugging Face's model, tensor by tensor."""
+    hf = make_moe(tmp_path, kind)
+    done = minillm("memory", str(tmp_path), "--available", "100MiB", "--max-model-len", "500", "--dtype", "bfloat16")
+    assert done.returncode == 0, done.stderr
+    row, E, k = numbers(done.stdout), hf.config.num_local_experts, hf.config.num_experts_per_tok
+    one = sum(p.numel() for name, p in hf.named_parameters() if ".experts." in name) // E
+    assert row["parameters"] == f"{hf.num_parameters():,}"
+    assert row["a token meets"] == f"{hf.num_parameters() - (E - k) * one:,}" and f"{k} of {E}" in done.stdout
+    assert row["weights"] == show_bytes(hf.num_parameters() * 2)
 
 
 def test_too_little_is_said_and_no_error(minillm: Run, checkpoint: str) -> None:

@@ -12,8 +12,9 @@ from debug.test_pdb import run
 
 from minillm.config import EngineConfig
 from minillm.debug import console
-from minillm.debug.console import pages, shapes, table, where, why
+from minillm.debug.console import pages, shapes, table, tree, where, why
 from minillm.kvcache.pages import PagePool
+from minillm.kvcache.radix import RadixCache
 from minillm.request import Request, SamplingParams
 from minillm.scheduler.scheduler import Scheduler
 
@@ -63,7 +64,8 @@ def test_in_pdb() -> None:
 def test_the_header_says_that_they_are_there() -> None:
     done = run("q\n", MINILLM_BREAK="kv.allocate")
     assert (
-        "   ask: where(request, position), why(request), shapes(),\n        pages(), table(), look(), disarm()\n"
+        "   ask: where(request, position), why(request), shapes(),\n"
+        "        pages(), table(), tree(), look(), disarm()\n"
         in done.stdout
     )
 
@@ -157,6 +159,35 @@ def test_where_nothing_is_alive(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def ask(helper: Callable[[], Any]) -> Any:
     return helper()
+
+
+def test_the_tree() -> None:
+    """Without an engine near there is no tokenizer: token ids then. With one, text."""
+    pool = PagePool(8, 4)
+    scheduler = Scheduler(EngineConfig(max_model_len=20, page_size=4), pool, RadixCache(pool))
+    assert repr(tree()) == "0 nodes, 0 pages of 4 tokens: the tree is empty"
+    for i, last in enumerate((8, 9)):
+        scheduler.add(Request(i, [1, 2, 3, 4, 5, 6, 7, last], SamplingParams(), max_tokens=2, seed=0))
+    scheduler.schedule()
+    lines = repr(tree()).splitlines()
+    assert lines[0] == "3 nodes, 3 pages of 4 tokens: 3 locked, 0 can be evicted"
+    assert [line.split() for line in lines[4:7]] == [
+        ["└─", "'1", "2", "3", "4'", "4", "0", "A+B"],
+        ["├─", "'5", "6", "7", "8'", "4", "1", "A"],
+        ["└─", "'5", "6", "7", "9'", "4", "2", "B"],
+    ]
+
+
+def test_the_tree_where_there_is_none_and_in_an_engine(tmp_path: Path) -> None:
+    script = tmp_path / "program.py"
+    arguments = ["generate", "What is a page?", "--max-tokens", "3", "--set", "page_size=4", "--no-stream"]
+    script.write_text(CLI.format(arguments=arguments))
+    (found,) = answers(["tree()"], script, MINILLM_BREAK="engine.step")
+    assert "What is" in found and " A\n" in found and "locked: a request's path" in found
+    script.write_text(CLI.format(arguments=[*arguments, "--set", "prefix_cache=none"]))
+    assert answers(["tree()"], script, MINILLM_BREAK="engine.step") == [
+        "there is no tree: this engine's prefix_cache is 'none'"
+    ]
 
 
 def test_shapes_look_one_level_inside() -> None:

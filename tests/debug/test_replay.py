@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -70,9 +71,15 @@ def test_the_state_at_each_step_is_the_engines(recorded: tuple[Path, list[State]
         rows = [(row.request_id, row.start, row.count, row.new_pages, row.samples) for row in plan.rows]
         assert rows == state["rows"] and plan.preempted == state["preempted"]
         assert frame.pool.references == state["references"]
+        held = {page for pages, *_ in state["running"].values() for page in pages}
+        alone = {page for page, count in enumerate(state["references"]) if count and page not in held}
+        text = as_text(draw(steps, number - 1), 80).plain
+        assert {int(page) for page in re.findall(r"(\d+) ~ +~", text)} == alone
+        assert (f"; {len(alone)} kept by the prefix cache alone" in " ".join(text.split())) == bool(alone)
         assert sorted(frame.written) == state["slots"]
         assert frame.tokens == state["tokens"]
         assert [r.id for r in frame.finished] == state["finished"]
+    assert any(frame._cached for frame in steps), "the prefix cache was on"
 
 
 def press(app: ReplayApp, script: Callable[[ReplayApp, Any], Any], size: tuple[int, int] = (100, 40)) -> None:

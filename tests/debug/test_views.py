@@ -19,15 +19,18 @@ from minillm.debug.views.compare import Row, bar, before_after, sparkline
 from minillm.debug.views.gather import gather_map
 from minillm.debug.views.page_map import page_map
 from minillm.debug.views.page_tables import free_list, page_tables
+from minillm.debug.views.prefix_hit import prefix_hit
+from minillm.debug.views.radix_tree import radix_tree, remember
 from minillm.debug.views.slots_table import slots_table
 from minillm.debug.views.step_times import step_times
 from minillm.debug.views.tensors import shape, stats, tensor_summary
 from minillm.debug.views.theme import legend, letter, make_console
-from minillm.debug.views.tokens import pieces, token_stream, token_table
-from minillm.debug.views.units import amount, number, percent
+from minillm.debug.views.tokens import pieces, shortened, token_stream, token_table
+from minillm.debug.views.units import amount, counted, number, percent, ranges
 from minillm.debug.views.waste import waste, waste_bars
 from minillm.engine.engine import Engine
 from minillm.kvcache.pages import PagePool, slot_of
+from minillm.kvcache.radix import RadixCache
 from minillm.request import Request, SamplingParams
 from minillm.scheduler.plan import Joining, PlanRow, StepPlan
 from minillm.tokenizer import Tokenizer
@@ -104,6 +107,9 @@ def views(scene: Scene) -> dict[str, RenderableType]:
         "compare": before_after([("step", 0.04, 0.01, "s", "lower"), Row("speed", 20, 100, "tokens/s", "higher")]),
         "times": step_times({"without cache": [i / 1000 for i in range(1, 200)], "with cache": [0.002] * 199}),
         "legend": legend("filled", "new", "reserved", "free", "cached", requests=range(30)),
+        "tree": radix_tree(scene.engine.scheduler.cache, running, tokenizer, before={}, order=True),
+        "tree of ids": radix_tree(scene.engine.scheduler.cache),
+        "hit": prefix_hit(running[0], pool.page_size, pool.page_size, tokenizer),
         "bar": bar(3, 7),
         "sparkline": sparkline([0, 1, 2]),
     }
@@ -200,6 +206,69 @@ def test_page_map_of_shared_cached_and_many_pages() -> None:
     assert "... 284 more, 188 of them in use" in show(page_map(pool, [first, second], max_pages=16))
     numbers = waste([first, second], pool)
     assert numbers == {"used": 8, "cached": 804, "reserved": 4, "free": 384, "total": 1200}
+
+
+def grown(cache: RadixCache, *texts: list[int]) -> None:
+    """Requests that computed these texts, one after the other, and are gone."""
+    S = cache.page_size
+    for text in texts:
+        found = cache.match(text)
+        cache.lock(found.node)
+        pages = cache.pool.allocate(len(text) // S - len(found.pages))
+        node, _ = cache.insert(found.node, text[len(found.pages) * S :], pages)
+        cache.unlock(node)
+        cache.pool.free(pages)
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+def test_radix_tree_shows_runs_pages_and_whose_they_are(width: int) -> None:
+    cache = RadixCache(PagePool(32, 2))
+    grown(cache, [1, 2, 3, 4, 5, 6], [1, 2, 9, 9], [7, 7])
+    request = Request(2, [1, 2, 9, 9, 4], SamplingParams(), 9, 0, node=cache.match([1, 2, 9, 9]).node)
+    cache.lock(request.node)
+    text = show(radix_tree(cache, [request], order=True), width)
+    assert " ".join(text.split()).startswith("4 nodes, 5 pages of 2 tokens: 2 locked, 3 can be evicted")
+    found = re.findall(
+        r"^([ |`-]+)'([\d .]+)' +(?:\d+ +)?([\d.]+(?:, \d+)*) +(\S+) *(\d?) *$", text, flags=re.MULTILINE
+    )
+    assert found == [
+        ("|- ", "1 2", "0", "C", ""),
+        ("|  |- ", "3 4 5 6", "1, 2", "~", "1"),
+        ("|  `- ", "9 9", "3", "C", ""),
+        ("`- ", "7 7", "4", "~", "2"),
+    ], text
+    assert "C locked: a request's path" in text and "~ kept by the tree alone" in text
+    assert "1 lock" in show(radix_tree(cache), width)  # by a request that the view was not told of
+
+
+def test_radix_tree_says_what_has_changed() -> None:
+    cache = RadixCache(PagePool(32, 2))
+    grown(cache, [7, 7, 8, 8], [1, 2, 3, 4, 5, 6])
+    before = remember(cache)
+    grown(cache, [1, 2, 9, 9])
+    cache.evict(1)
+    text = show(radix_tree(cache, before=before), 80)
+    words = {line.split("'")[1]: line.split()[-1] for line in text.splitlines() if "'" in line}
+    assert words == {"1 2": "split", "3 4 5 6": "split", "9 9": "new", "7 7": "shorter"}, text
+    assert "... 3 more nodes" in show(radix_tree(cache, max_nodes=1))
+    assert "the tree is empty" in show(radix_tree(RadixCache(PagePool(4, 2))))
+
+
+def test_prefix_hit_adds_up(tokenizer: Tokenizer) -> None:
+    ids = tokenizer.encode("What is a page?")
+    request = Request(0, ids, SamplingParams(), 9, 0, pages=[4, 5, 6, 9])
+    text = show(prefix_hit(request, 8, 4, tokenizer), 80)
+    assert re.search(r"8 taken +pages 4, 5 ", text) and re.search(rf"{len(ids) - 8} computed +pages 6, 9 ", text), text
+    assert show(prefix_hit(request, 0, 4, tokenizer)).splitlines()[0].count("~") == 0
+
+
+def test_short_words_for_many_numbers() -> None:
+    assert ranges([]) == "" and ranges([3, 4]) == "3, 4" and ranges([3, 4, 5, 9, 8]) == "3..5, 9, 8"
+    assert ranges([1, 3, 5, 7], 2) == "1, 3, ..."
+    assert (counted(1, "page"), counted(0, "page")) == ("1 page", "0 pages")
+    for most in (8, 20, 40):
+        assert len(shortened("a text that is longer\nthan there is room", most)) <= most
+    assert shortened("short", 10) == "'short'"
 
 
 def test_page_map_is_of_the_moment_it_was_made(oracle: Oracle) -> None:

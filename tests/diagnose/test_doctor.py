@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from tiny import TEXT_VOCAB, Oracle, edit_json, make_llama, write_v4_config
+from tiny import ARCHITECTURES, TEXT_VOCAB, Oracle, edit_json, make_llama, make_model, write_v4_config
 from torch import Tensor
 
 from minillm.diagnose import numbers, running_checks
@@ -146,6 +146,37 @@ def test_untied_says_the_config_but_there_is_no_head(folder: Path) -> None:
 def test_a_quantised_checkpoint(folder: Path) -> None:
     edit_json(folder / "config.json", quantization_config={"quant_method": "gptq", "bits": 4})
     only(folder, "quantisation", "wrong", "'gptq'")
+
+
+@pytest.mark.parametrize("kind", ARCHITECTURES)
+def test_every_architecture_is_healthy_and_one_tensor_less_is_missed(kind: str, tmp_path: Path) -> None:
+    """Whatever names, fused tensors and ropes it has."""
+    make_model(tmp_path, kind, vocab_size=TEXT_VOCAB)
+    findings = found(tmp_path, load=True)
+    assert {name: f.seen for name, f in findings.items() if f.level in ("wrong", "skipped")} == {}
+    assert not any("could not be checked" in f.seen for f in findings.values())
+    said = findings["rope"].seen
+    assert said.startswith("none") if kind == "opt" else said.startswith("default, theta "), said
+    assert ("layers with a window" in said) == (kind == "gemma3_text")
+    name = sorted(load_file(tmp_path / "model.safetensors"))[-2]
+    change(tmp_path, lambda tensors: tensors.pop(name))
+    assert found(tmp_path)["tensors"].seen == f"1 missing: {name}"
+
+
+def test_each_of_two_ropes_and_a_part_of_a_head(tmp_path: Path) -> None:
+    ropes = {
+        "full_attention": {"rope_type": "default", "rope_theta": 1e6},
+        "sliding_attention": {"rope_type": "spiral", "rope_theta": 1e4},
+    }
+    make_model(tmp_path, "gemma3_text", vocab_size=TEXT_VOCAB)
+    edit_json(tmp_path / "config.json", rope_parameters=ropes)
+    assert "'spiral' is unknown" in found(tmp_path)["rope"].seen
+    phi = tmp_path / "phi"
+    phi.mkdir()
+    rope = {"rope_type": "longrope", "rope_theta": 1e3, "short_factor": [1.0, 1.3], "long_factor": [1.0, 2.0]}
+    part = {"rope_parameters": {**rope, "partial_rotary_factor": 0.5}, "original_max_position_embeddings": 128}
+    make_model(phi, "phi3", vocab_size=TEXT_VOCAB, **part)
+    assert found(phi)["rope"].seen == "longrope, theta 1000; 4 of a head's 8 numbers are turned"
 
 
 def test_rope(folder: Path) -> None:

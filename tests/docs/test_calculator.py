@@ -9,14 +9,14 @@ import pytest
 import torch
 from docs.browser import Browser
 
-from minillm.cli.memory import longest, verdict
+from minillm.cli.memory import longest, met_by_a_token, verdict
 from minillm.config import EngineConfig, ModelConfig
 from minillm.engine.memory import most_that_fits, show_bytes
 from minillm.layers.build import LayerBuild
 from minillm.models.weights import build_model
 
 SCRIPT = Path(__file__).resolve().parents[2] / "docs" / "js" / "calculator.js"
-NANO = Path(__file__).resolve().parents[2] / "minillm" / "assets" / "nano-llama"
+ASSETS = Path(__file__).resolve().parents[2] / "minillm" / "assets"
 
 CASES = [
     {"preset": "nano-llama (bundled)", "memory": 1},
@@ -30,6 +30,23 @@ CASES = [
     {"preset": "Llama-3.1-8B", "memory": 24},
     {"preset": "Llama-3.1-8B", "memory": 80, "gpu_memory_utilization": 0.9, "max_num_seqs": 4096},
     {"preset": "Llama-3.1-70B", "memory": 141, "gpu_memory_utilization": 1},
+    {"preset": "nano-moe (bundled)", "memory": 1},
+    {
+        "preset": "nano-moe (bundled)",
+        "memory": 0.5,
+        "dtype": "float32",
+        "max_num_batched_tokens": 64,
+        "num_experts": 33,
+    },
+    {"preset": "Mixtral-8x7B", "memory": 141, "max_model_len": 8192},
+    {"preset": "Qwen3-30B-A3B", "memory": 80, "max_num_batched_tokens": 8192},
+    {
+        "preset": "Qwen3-30B-A3B",
+        "memory": 80,
+        "num_experts": 6,
+        "num_experts_per_tok": 5,
+        "moe_intermediate_size": 2048,
+    },
     {"preset": "Llama-3.1-8B", "memory": 48, "attention_bias": "all", "mlp_bias": True, "head_dim": 96},
 ]
 
@@ -75,6 +92,9 @@ def as_config(fields: dict[str, Any]) -> ModelConfig:
     flags = ("tie_word_embeddings", "mlp_bias")
     raw = {**{name: int(fields[name]) for name in whole}, **{name: fields[name] for name in flags}}
     raw |= {"architectures": ["LlamaForCausalLM"], "attention_bias": fields["attention_bias"] == "all"}
+    if int(fields["num_experts"]) > 1:
+        raw |= {name: int(fields[name]) for name in ("num_experts", "num_experts_per_tok", "moe_intermediate_size")}
+        raw["architectures"] = ["Qwen3MoeForCausalLM" if fields["qk_norm"] else "MixtralForCausalLM"]
     return ModelConfig.from_dict({**raw, "max_position_embeddings": 10**9})
 
 
@@ -92,7 +112,10 @@ def test_it_agrees_with_the_engine(form: Browser, case: dict[str, Any]) -> None:
     model_config, dtype = as_config(fields), getattr(torch, fields["dtype"])
     model = build_model(model_config, LayerBuild(dtype))
     plan = most_that_fits(config, model_config, model, dtype, int(float(fields["memory"]) * 2**30))
+    said = met_by_a_token(model, sum(p.numel() for p in model.parameters()))
+    met = {"met": said[0][-1]} if said else {}
     assert shown["rows"] | {"usual": ""} == {
+        **met,
         "parameters": f"{sum(p.numel() for p in model.parameters()):,}",
         "weights": show_bytes(plan.weights),
         "kv": show_bytes(model_config.kv_bytes_per_token(dtype.itemsize)),
@@ -110,12 +133,13 @@ def test_it_agrees_with_the_engine(form: Browser, case: dict[str, Any]) -> None:
     assert (plan.left < 0) == shown["verdict"].startswith("It does not fit")
 
 
-def test_its_command_says_the_same(form: Browser) -> None:
+@pytest.mark.parametrize("preset", ["nano-llama (bundled)", "nano-moe (bundled)"])
+def test_its_command_says_the_same(form: Browser, preset: str) -> None:
     from typer.testing import CliRunner
 
     from minillm.__main__ import app
 
-    shown = fill(form, preset="nano-llama (bundled)", memory=0.5, max_model_len=777, page_size=24, max_num_seqs=9)
+    shown = fill(form, preset=preset, memory=0.5, max_model_len=777, page_size=24, max_num_seqs=9)
     words = shown["command"].split()
     assert words[:3] == ["python", "-m", "minillm"]
     done = CliRunner().invoke(app, words[3:], env={"COLUMNS": "200"})
@@ -124,28 +148,43 @@ def test_its_command_says_the_same(form: Browser) -> None:
     said = {row[0]: row[-1] for row in table if row and row[0]}
     names = {"parameters": "parameters", "weights": "weights", "kv": "KV of a token", "page": "a page"}
     names |= {"activations": "activations", "limit": "of it, to use", "left": "left for KV"}
+    names |= {"met": "a token meets"} if "met" in shown["rows"] else {}
     names |= {"pages": "pages that fit", "tokens": "tokens that fit", "longest": "longest requests"}
     assert {key: said[name] for key, name in names.items()} == {key: shown["rows"][key] for key in names}
 
 
-def test_the_bundled_models_shape_is_its_configs(form: Browser) -> None:
-    fields = fill(form, preset="nano-llama (bundled)")["fields"]
-    config = ModelConfig.from_folder(NANO)
-    for name in ("num_hidden_layers", "hidden_size", "intermediate_size", "num_attention_heads", "num_key_value_heads",
-                 "head_dim", "vocab_size"):  # fmt: skip
-        assert int(fields[name]) == getattr(config, name), name
+@pytest.mark.parametrize("name", ["nano-llama", "nano-moe"])
+def test_the_bundled_models_shape_is_its_configs(form: Browser, name: str) -> None:
+    shown = fill(form, preset=f"{name} (bundled)")
+    fields, config = shown["fields"], ModelConfig.from_folder(ASSETS / name)
+    for field in ("num_hidden_layers", "hidden_size", "intermediate_size", "num_attention_heads", "num_key_value_heads",
+                  "head_dim", "vocab_size"):  # fmt: skip
+        assert int(fields[field]) == getattr(config, field), field
     assert int(fields["max_model_len"]) == config.max_position_embeddings
     assert fields["tie_word_embeddings"] == config.tie_word_embeddings
+    for field in ("num_experts", "num_experts_per_tok", "moe_intermediate_size"):
+        assert int(fields[field]) == config.raw.get(field, int(fields[field])), field
+    measured = json.loads((ASSETS / name / "evaluation.json").read_text(encoding="utf-8"))
+    assert shown["rows"]["parameters"] == f"{measured['parameters']:,}"
+    met = measured.get("active_parameters")
+    assert shown["rows"].get("met") == (f"{met:,}" if met else None)
 
 
 @pytest.mark.parametrize(
     "preset, count",
     [("Qwen2.5-0.5B", 494_032_768), ("Qwen3-0.6B", 596_049_920), ("Llama-3.2-1B", 1_235_814_400),
      ("Llama-3.1-8B", 8_030_261_248), ("Qwen3-8B", 8_190_735_360), ("SmolLM2-135M", 134_515_008),
-     ("TinyLlama-1.1B", 1_100_048_384), ("Llama-2-7B", 6_738_415_616), ("Llama-3.1-70B", 70_553_706_496)],
+     ("TinyLlama-1.1B", 1_100_048_384), ("Llama-2-7B", 6_738_415_616), ("Llama-3.1-70B", 70_553_706_496),
+     ("Mixtral-8x7B", 46_702_792_704), ("Qwen3-30B-A3B", 30_532_122_624)],
 )  # fmt: skip
 def test_presets_have_as_many_parameters_as_published(form: Browser, preset: str, count: int) -> None:
     assert fill(form, preset=preset)["rows"]["parameters"] == f"{count:,}"
+
+
+@pytest.mark.parametrize("preset, billions", [("Mixtral-8x7B", 12.9), ("Qwen3-30B-A3B", 3.3)])
+def test_a_token_meets_as_many_as_published(form: Browser, preset: str, billions: float) -> None:
+    met = int(fill(form, preset=preset)["rows"]["met"].replace(",", ""))
+    assert abs(met / 1e9 - billions) < 0.06
 
 
 def test_a_smaller_kv_cache_holds_more(form: Browser) -> None:
@@ -167,6 +206,7 @@ def test_a_smaller_kv_cache_holds_more(form: Browser) -> None:
         ({"gpu_memory_utilization": "1.1"}, "Share to use: a share"),
         ({"num_key_value_heads": "5"}, "32 query heads cannot share 5 key/value heads evenly"),
         ({"head_dim": "63"}, "must be even"),
+        ({"num_experts_per_tok": "3", "num_experts": "2"}, "a token cannot have 3 of 2 experts"),
     ],
 )
 def test_what_cannot_be_is_said(form: Browser, given: dict[str, str], said: str) -> None:

@@ -24,14 +24,15 @@ def batch(
         return torch.tensor(value if isinstance(value, list) else [value] * rows, dtype=dtype)
 
     heat, k, p = column(temperature, torch.float32), column(top_k, torch.int64), column(top_p, torch.float32)
+    drawn = heat.nonzero()[:, 0]  # the others are greedy
     return SamplingBatch(
-        temperature=heat,
-        top_k=k,
-        top_p=p,
-        seeds=torch.arange(rows),
-        positions=torch.full((rows,), 5),
+        temperature=heat[drawn],
+        top_k=k[drawn],
+        top_p=p[drawn],
+        seeds=torch.arange(rows)[drawn],
+        positions=torch.full((len(drawn),), 5),
         any_filter=bool((p < 1).any() or (k < ALL).any()),
-        any_greedy=bool((heat == 0).any()),
+        drawn=drawn if len(drawn) < rows else None,
     )
 
 

@@ -28,6 +28,9 @@ SLOW = (
     "budgets",
     "page_sizes",
     "cost_of_forgetting",
+    "compare_grouping",
+    "what_it_buys",
+    "in_a_batch",
     "price",
 )  # their parts only measure
 
@@ -37,10 +40,32 @@ def growth(text: str) -> int:
     return sum(n % 16 == 0 for n in lengths)
 
 
+def chosen(text: str) -> list[int]:
+    return [int(n) for n in re.findall(r"\d+", first(r"token by token: (.*)\. How", text))]
+
+
+def likeliest(text: str) -> int:
+    shares = {int(expert): int(share) for expert, share in re.findall(r"(\d+) (\d+)%", text)}
+    return max(shares, key=lambda expert: shares[expert])
+
+
 def first(pattern: str, text: str) -> str:
     found = re.search(pattern, text)
     assert found, text
     return found[1]
+
+
+def most(text: str) -> str:
+    found = [(int(n), letter) for letter, n in re.findall(r"\b([A-Z]) (\d+)", text)]
+    return max(found, key=lambda pair: (pair[0], -ord(pair[1])))[1]
+
+
+def decimals(text: str) -> list[float]:
+    return [float(number) for number in re.findall(r"\d+\.\d+", text)]
+
+
+def kept_score(said: float, rival: float, penalty: float) -> bool:
+    return said / penalty > rival
 
 
 # What a learner would work out from the question's text alone: (its numbers, its text) -> the answer.
@@ -72,6 +97,25 @@ LEARNER: dict[tuple[int, str], Callable[[list[int], str], object]] = {
     (5, "steps to the first token"): lambda n, text: -(-n[0] // (n[2] - n[1])),
     (5, "who leaves"): lambda n, text: first(r"([A-Z])\. Who", text),
     (5, "to recompute"): lambda n, text: n[0] + n[1],
+    (6, "freed"): lambda n, text: 1 if n[2] % n[1] else 0,
+    (6, "tokens found"): lambda n, text: n[1] // n[2] * n[2],
+    (6, "prompt that is known"): lambda n, text: n[0] - (n[0] - 1) // n[1] * n[1],
+    (6, "page that goes"): lambda n, text: first(r"(\d+)\]", text),
+    (6, "who finds most"): lambda n, text: most(text),
+    (7, "penalty"): lambda n, text: "yes" if kept_score(*decimals(text)) else "no",
+    (7, "twins"): lambda n, text: "yes",
+    (7, "min-p"): lambda n, text: sum(share >= decimals(text)[0] * decimals(text)[1] for share in decimals(text)[1:]),
+    (7, "several answers"): lambda n, text: n[0] + (n[1] - 1) * (n[0] - (n[0] - 1) // n[2] * n[2]),
+    (7, "end of a grammar"): lambda n, text: 1,
+    (17, "rows of a layer"): lambda n, text: n[1] * n[2],
+    (17, "likeliest expert"): lambda n, text: likeliest(text),
+    (17, "sum of the weights"): lambda n, text: 100,
+    (17, "rows of one expert"): lambda n, text: chosen(text).count(n[-1]),
+    (17, "first of the groups"): lambda n, text: min(n[1:]),
+    (19, "size of the embedding"): lambda n, text: 1,
+    (19, "queries that stay"): lambda n, text: 1,
+    (19, "length of keys"): lambda n, text: "no",
+    (19, "capped logits"): lambda n, text: "no",
 }
 
 

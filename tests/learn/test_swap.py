@@ -121,7 +121,7 @@ def test_functions_that_are_not_chosen_are_the_engines(my: Path) -> None:
     one = task("1.5")
     write("01", exercise(lesson_tasks("01"), {"1.5": definition(one)}))
     logits = torch.tensor([[1.0, 2.0]])
-    settings = sampler.SamplingBatch(*(torch.ones(1, dtype=torch.int64) for _ in range(5)), True, False)
+    settings = sampler.SamplingBatch(*(torch.ones(1, dtype=torch.int64) for _ in range(5)), True)
     right = sampler.sample(logits, settings)
     with mine([one]):
         assert runner.sample is sampler.sample and runner.sample.__code__.co_filename == str(my / "ex01.py")

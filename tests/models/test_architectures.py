@@ -57,6 +57,13 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
         "gemma3_text", {"num_key_value_heads": 1, "final_logit_softcapping": 3.0, "tie_word_embeddings": False},
     ),
     "gemma3 two ropes, head of 10": ("gemma3_text", {"rope_parameters": GEMMA_ROPES, "head_dim": 10}),
+    "nanochat": ("nanochat", {}),
+    "nanochat one KV head, biases, no cap": (
+        "nanochat", {"num_key_value_heads": 1, "attention_bias": True, "final_logit_softcapping": None},
+    ),
+    "nanochat stretched positions": (
+        "nanochat", {"rope_parameters": {"rope_type": "linear", "factor": 4.0, "rope_theta": 500.0}},
+    ),
     "opt": ("opt", {}),
     "opt untied, odd heads": ("opt", {"hidden_size": 45, "num_attention_heads": 5, "tie_word_embeddings": False}),
     "opt norm after, narrow embedding": ("opt", {"do_layer_norm_before": False, "word_embed_proj_dim": 20}),
@@ -181,7 +188,7 @@ def test_any_settings_give_the_tokens_that_each_request_gets_alone(kind: str, sc
 
 @functools.cache
 def at_home(kind: str) -> Alone:
-    window = {} if kind in ("llama", "opt") else {"sliding_window": 7}
+    window = {} if kind in ("llama", "nanochat", "opt") else {"sliding_window": 7}
     switched_on = {"use_sliding_window": True, "max_window_layers": 1} if kind.startswith("qwen") else {}
     oracle = made(KINDS[kind], vocab_size=TEXT_VOCAB, **window, **switched_on)
     return Alone(oracle, page_size=16, max_model_len=MAX_MODEL_LEN)

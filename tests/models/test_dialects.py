@@ -28,6 +28,8 @@ BAD: list[tuple[str, dict[str, Any], str]] = [
     ("gemma3_text", {"use_bidirectional_attention": True}, "use_bidirectional_attention is on"),
     ("gemma3_text", {"sliding_window": None, "layer_types": [SLIDING] * 3}, "there is no window for it: sliding"),
     ("gemma3_text", {"hidden_activation": "swish2"}, "hidden_act is 'swish2'"),
+    ("nanochat", {"rope_parameters": {"rope_type": "yarn", "factor": 4.0}}, "rope_type is 'yarn'; nanochat can be"),
+    ("nanochat", {"layer_types": [FULL, SLIDING, FULL]}, "layer_types has full_attention, sliding_attention, but"),
     ("opt", {"ffn_dim": None}, "config.json lacks ffn_dim"),
     ("opt", {"activation_function": "swish2"}, "hidden_act is 'swish2'"),
     ("phi3", {"rope_scaling": {"type": "su", "short_factor": [1.0]}, "rope_parameters": None}, "needs 4 numbers"),

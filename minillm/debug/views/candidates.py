@@ -49,16 +49,16 @@ def top_tokens(values: "Tensor", tokenizer: "Tokenizer", k: int = 8, chosen: int
             mine = id == chosen
             mark = Text(canvas.marks.chosen + (" chosen" if canvas.width >= 60 else ""), STYLES["good"]) if mine else ""
             bold, length = "bold" if mine else "", bar_text(canvas, p, 1.0, width, GREEN if mine else SKY)
-            cells = Text(str(rank), STYLES["note"]), Text(text, bold), str(id), Text(_share(p), bold), length, mark
+            cells = Text(str(rank), STYLES["note"]), Text(text, bold), str(id), Text(share(p), bold), length, mark
             rows.append(list(cells))
-        end = f"{number(others)} other tokens together {_share(rest)}"
+        end = f"{number(others)} other tokens together {share(rest)}"
         drawn = table(canvas, titles, rows)
         return Group(drawn, Text(), Text(end, STYLES["note"])) if others else Group(drawn)
 
     return Drawing(draw)
 
 
-def _share(p: float) -> str:
+def share(p: float) -> str:
     """``12.34%``; next to nothing and nearly all are not rounded away."""
     if 0 < p < 0.00005:
         return "<0.01%"

@@ -29,6 +29,7 @@ class Marks:
     flat: str = "─"
     corners: str = "┌┐└┘┬"  # of a box, and where a line leaves it
     axis: str = "└"
+    branches: tuple[str, str, str] = ("├─ ", "└─ ", "│  ")  # of a tree: a child, the last one, and past one
     points: tuple[str, ...] = ("●", "○", "◆", "◇")
     eighths: str = " ▏▎▍▌▋▊▉█"  # the end of a bar, from nothing to a whole cell
     levels: str = "▁▂▃▄▅▆▇█"  # a sparkline's heights
@@ -37,7 +38,8 @@ class Marks:
 UNICODE = Marks()
 ASCII = Marks(
     filled="#", new="*", reserved=".", wasted="x", free="-", cached="~", arrow="->", chosen="<-", border="|", flat="-",
-    corners="+++++", axis="+", points=("o", "x", "+", "@"), eighths=" :-+#", levels=" .:-=+*#",
+    corners="+++++", axis="+", branches=("|- ", "`- ", "|  "), points=("o", "x", "+", "@"),
+    eighths=" :-+#", levels=" .:-=+*#",
 )  # fmt: skip
 
 

@@ -47,6 +47,8 @@ def page_map(
     ]
     used, free = pool.num_used, pool.num_free
     title = f"{pool.num_pages} pages of {S} {'token' if S == 1 else 'tokens'}: {used} in use, {free} free"
+    alone = sum(1 for page, count in enumerate(pool.references) if count and page not in held)
+    title += f"; {alone} kept by the prefix cache alone" if alone else ""
     hidden = pool.references[shown:]
     owners = {request.id for request in requests if request.pages}
     return Drawing(lambda canvas: _draw(canvas, title, cells, sum(map(bool, hidden)), hidden.count(0), owners))

@@ -53,6 +53,16 @@ def quoted(text: str, most: int = 24) -> str:
     return shown if len(shown) <= most else f"{shown[: most - 4]}...{shown[0]}"
 
 
+def shortened(text: str, most: int) -> str:
+    """A run of text in quotes, in ``most`` columns; a long one loses its middle, since its ends tell it apart."""
+    if len(repr(text)) <= most:
+        return repr(text)
+    keep = min(len(text) - 1, most)
+    while keep > 2 and len(repr(f"{text[: keep // 2]}...{text[len(text) - (keep + 1) // 2 :]}")) > most:
+        keep -= 1
+    return repr(f"{text[: keep // 2]}...{text[len(text) - (keep + 1) // 2 :]}")
+
+
 def token_stream(
     prompt_ids: Sequence[int], output_ids: Sequence[int], tokenizer: "Tokenizer", newest: int = 1, note: bool = True
 ) -> Drawing:

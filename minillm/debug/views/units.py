@@ -1,6 +1,7 @@
 """Numbers as a person reads them: three digits that matter, and a unit that fits."""
 
 import math
+from collections.abc import Sequence
 
 
 def number(value: float) -> str:
@@ -24,3 +25,20 @@ def percent(part: float, whole: float) -> str:
     """``37%``; a little is ``<1%`` and never ``0%``."""
     share = 100 * part / whole if whole else 0.0
     return "<1%" if 0 < share < 1 else f"{share:.0f}%"
+
+
+def counted(count: int, noun: str) -> str:
+    """``1 page``, ``2 pages``."""
+    return f"{number(count)} {noun}" if count == 1 else f"{number(count)} {noun}s"
+
+
+def ranges(numbers: Sequence[int], most: int = 8) -> str:
+    """Numbers in their order, those that follow each other as one: ``3..5, 9``. Beyond ``most`` parts: ``...``."""
+    parts: list[list[int]] = []
+    for value in numbers:
+        if parts and value == parts[-1][-1] + 1:
+            parts[-1].append(value)
+        else:
+            parts.append([value])
+    shown = [f"{part[0]}..{part[-1]}" if len(part) > 2 else ", ".join(map(str, part)) for part in parts[:most]]
+    return ", ".join([*shown, *(["..."] if len(parts) > most else [])])

@@ -1,0 +1,26 @@
+"""What `diff` and `race` run calls the functions of the exercise, also of one whose functions only some models have."""
+
+from pathlib import Path
+
+import pytest
+
+from minillm.learn.diff import first_difference
+from minillm.learn.source import definition
+from minillm.learn.stub import exercise
+from minillm.learn.tasks import lesson_tasks, task
+
+MISTAKES = {  # task: (what is replaced, by what); each changes what the experts' layer gives
+    "17.1": ("if renormalise", "if False"),
+    "17.2": ("flat.argsort(stable=True)", "flat.argsort(stable=True).argsort()"),
+}
+
+
+@pytest.mark.parametrize("id", MISTAKES)
+def test_a_mistake_shows_in_a_run_of_the_tasks_own_model(my: Path, id: str) -> None:
+    chosen = lesson_tasks(id.partition(".")[0])
+    bodies = {one.id: definition(one) for one in chosen}
+    bodies[id] = bodies[id].replace(*MISTAKES[id])
+    my.mkdir()
+    (my / f"ex{chosen[0].number}.py").write_text(exercise(chosen, bodies), encoding="utf-8")
+    assert task(id).model == "nano-moe"
+    assert "layer 1: the residual stream before attention" in first_difference(task(id))
