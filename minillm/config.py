@@ -25,9 +25,10 @@ ALIASES = {
     "schedule_policy": "scheduling_policy",  # SGLang
 }
 # The same for switches that others have as a yes or no: their name, ours, and what their True and False mean here.
-SWITCH_ALIASES = {
+SWITCH_ALIASES: dict[str, tuple[str, dict[bool, Any]]] = {
     "enable_prefix_caching": ("prefix_cache", {True: "radix", False: "none"}),  # vLLM
     "disable_radix_cache": ("prefix_cache", {True: "none", False: "radix"}),  # SGLang
+    "disable_overlap_schedule": ("async_scheduling", {True: False, False: True}),  # SGLang
 }
 
 
@@ -58,10 +59,13 @@ class EngineConfig:
     scheduling_policy: who is admitted first: "fcfs" (who came first), "lpm" (who has most in the prefix cache), or
         "priority".
     reuse_kv: off, every step forgets the cache and computes all tokens again: what a KV cache saves, seen.
-    attention_backend: "auto", "reference" (plain torch), or "cpu" (compiled, decode reads pages in place).
-    kernels: what computes between the matrix products: "auto", "torch", or "cpu" (compiled on this machine at first
-        use).
+    attention_backend: "auto", "reference" (plain torch), "cpu" (compiled, decode reads pages in place), or "triton"
+        (the same on a GPU, and for prompts too).
+    kernels: what computes between the matrix products: "auto", "torch", "cpu" (compiled on this machine at first
+        use), or "triton" (the same for GPUs; these also multiply a few rows with a matrix).
     pack_weights: on a CPU, store weights in the layout that its matrix library reads fastest.
+    enforce_eager: on a GPU, launch every kernel of a decode step from Python instead of replaying a recorded graph.
+    async_scheduling: plan and launch a step while the device still works on the one before; "auto" does so on a GPU.
     debug_checks: recount every page after every step.
     """
 
@@ -89,6 +93,8 @@ class EngineConfig:
     attention_backend: str = "auto"
     kernels: str = "auto"
     pack_weights: bool = True
+    enforce_eager: bool = False
+    async_scheduling: bool | str = "auto"
     debug_checks: bool = False
 
     @classmethod
@@ -121,14 +127,17 @@ class EngineConfig:
             self.prefix_cache = "none"
         _one_of("prefix_cache", self.prefix_cache, ("auto", "radix", "none"))
         _one_of("scheduling_policy", self.scheduling_policy, ("fcfs", "lpm", "priority"))
+        _one_of("async_scheduling", self.async_scheduling, ("auto", True, False))
+        if self.async_scheduling is True and not self.reuse_kv:
+            raise ValueError("async_scheduling is True, but with reuse_kv=False each step needs the tokens before it")
         if self.prefix_cache == "auto":
             self.prefix_cache = "radix" if self.reuse_kv else "none"
         if self.prefix_cache == "radix" and not self.reuse_kv:
             raise ValueError("prefix_cache is 'radix', but with reuse_kv=False no step finds what another computed")
         if self.scheduling_policy == "lpm" and self.prefix_cache == "none":
             raise ValueError("scheduling_policy is 'lpm', which orders by cached prefixes, but prefix_cache is 'none'")
-        _one_of("attention_backend", self.attention_backend, ("auto", "reference", "cpu"))
-        _one_of("kernels", self.kernels, ("auto", "torch", "cpu"))
+        _one_of("attention_backend", self.attention_backend, ("auto", "reference", "cpu", "triton"))
+        _one_of("kernels", self.kernels, ("auto", "torch", "cpu", "triton"))
         if self.page_size != "max_model_len":
             _at_least("page_size", self.page_size, 1, "tokens a page (16 is usual), or 'max_model_len'")
         for name in ("max_num_seqs", "max_num_batched_tokens"):

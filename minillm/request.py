@@ -41,6 +41,7 @@ class Request:
     priority: lower goes first, with ``scheduling_policy="priority"``. overtaken: how many later ones went before it.
     seat: its row in the runner's per-request arrays while it runs (SGLang: req_pool_idx), -1 otherwise.
     last_on_device: whether the runner still has its last token at that seat, so that a plan need not name it.
+    in_flight: tokens that were sampled or soon will be in steps whose result nobody has read (overlap scheduling).
     stream: whether every new token is worth an output, or only the end.
     stop_ids: tokens that end it. end_ids: those that min_tokens forbids, which are the model's own end tokens too.
     leader, index: of several answers to one prompt (n), the first one, and which one this is. The leader has None.
@@ -66,6 +67,7 @@ class Request:
     overtaken: int = 0
     seat: int = -1
     last_on_device: bool = False
+    in_flight: int = 0
     stream: bool = False
     state: RequestState = RequestState.WAITING
     finish_reason: str | None = None
@@ -80,13 +82,20 @@ class Request:
 
     @property
     def num_tokens(self) -> int:
-        """Tokens known so far: the prompt's and the generated ones."""
+        """Tokens there are so far: the prompt's, the generated ones, and those that the device is just making."""
+        return self.num_known + self.in_flight
+
+    @property
+    def num_known(self) -> int:
+        """Tokens that the host knows by number."""
         return len(self.prompt_ids) + len(self.output_ids)
 
     @property
     def num_pending(self) -> int:
         """Known tokens without KV. Prefill, chunk and decode are all "compute some of these"; decode has exactly
         one."""
+        if self.in_flight and len(self.output_ids) + self.in_flight >= self.max_tokens:
+            return 0  # the last one is on its way, and its KV is never needed
         return self.num_tokens - self.num_computed
 
     @property

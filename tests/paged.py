@@ -1,17 +1,24 @@
 """Keys and values put into a paged cache by hand, for tests of what reads them."""
 
+import os
+
 import torch
 from torch import Tensor
 
-from minillm.kernels import cpu
+from minillm.kernels import cpu, triton_load
 from minillm.kernels.torch_kernels import TorchKernels
 from minillm.kvcache.storage import KVCache
 
+INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
+
 
 def all_kernels(dtype: torch.dtype = torch.float32) -> list[TorchKernels]:
-    """The kernels that there are here: torch's, and the compiled ones where there is a compiler."""
-    compiled = cpu.load(dtype)
-    return [TorchKernels(), *([compiled] if compiled else [])]
+    """The kernels that there are here: torch's, the compiled ones where there is a compiler, and Triton's in a process
+    where they are interpreted (tests/kernels/test_triton.py starts one)."""
+    kernels: list[TorchKernels | None] = [TorchKernels(), cpu.load(dtype)]
+    if INTERPRETED:
+        kernels.append(triton_load.load(torch.device("cpu"), dtype)[0])
+    return [one for one in kernels if one]
 
 
 def store(cache: KVCache, layer: int, slots: Tensor, kv: Tensor, kernels: TorchKernels | None = None) -> None:

@@ -34,6 +34,7 @@ SWITCHES: dict[str, st.SearchStrategy[Any]] = {
     "batching": st.sampled_from(["continuous", "static"]),
     "prefix_cache": st.sampled_from(["radix", "radix", "none"]),
     "scheduling_policy": st.sampled_from(["fcfs", "lpm", "priority"]),
+    "async_scheduling": st.booleans(),
     "reuse_kv": st.sampled_from([True, True, False]),
     "pack_weights": st.booleans(),
     "kernels": st.sampled_from(["auto", "torch"]),
@@ -95,7 +96,7 @@ def make_feasible(chosen: dict[str, Any], workload: Sequence[Job], spare_pages: 
     needed = max(pages_for(job.longest, page_size) for job in workload)
     settings = {**chosen, "num_pages": needed + spare_pages}
     if not settings["reuse_kv"]:
-        settings["prefix_cache"] = "none"
+        settings["prefix_cache"], settings["async_scheduling"] = "none", False
     if settings["prefix_cache"] == "none" and settings["scheduling_policy"] == "lpm":
         settings["scheduling_policy"] = "fcfs"
     if not (settings["enable_chunked_prefill"] and settings["reuse_kv"]):

@@ -344,6 +344,45 @@ def test_ctrl_c_in_the_middle_of_a_preemption(oracle: Oracle) -> None:
     assert [ids(output) for output in outputs] == [oracle.greedy(prompt, 9) for prompt in prompts]
 
 
+@pytest.mark.parametrize("name", ["scheduler.admit", "scheduler.wait", "radix.insert", "radix.evict", "radix.match"])
+@pytest.mark.parametrize("ahead", [False, True])
+def test_ctrl_c_in_the_books_of_the_prefix_cache(oracle: Oracle, name: str, ahead: bool) -> None:
+    """Half-written books are not undone but begun anew: no page is lost, and nothing half-filled is found again."""
+    llm = make_llm(oracle, page_size=4, num_pages=12, async_scheduling=ahead)
+    prompt, other = list(range(10, 50)), [7] * 36
+    llm.generate([prompt], GREEDY, use_tqdm=False)
+    second = {
+        "radix.evict": [other],
+        "radix.insert": [[8] * 8],
+        "scheduler.wait": [[*prompt[:20], *other[:20]], prompt],
+    }
+    trap = InterruptAt(name, 1)
+    with trap.listener, pytest.raises(KeyboardInterrupt):
+        llm.generate(second.get(name, [prompt]), GREEDY, use_tqdm=False)
+    assert_idle(llm.engine)
+    assert ids(llm.generate([prompt], GREEDY, use_tqdm=False)[0]) == oracle.greedy(prompt, 8)
+    assert_idle(llm.engine)
+
+
+@pytest.mark.parametrize("name", ["request.token", "kv.free", "request.text", "request.finish", "request.stop"])
+def test_an_answer_that_ended_in_a_step_that_was_cut_short_is_handed_out(oracle: Oracle, name: str) -> None:
+    engine = make_llm(oracle).engine
+    text = engine.tokenizer.decode(oracle.greedy([9, 8], 8))
+    stops = SamplingParams(temperature=0, max_tokens=8, ignore_eos=True, stop=[text[3]])
+    first, second = engine.add_request([5, 6], GREEDY), engine.add_request([9, 8], stops)
+    finals = {}
+    trap = InterruptAt(name, 2 if name in ("request.token", "request.text") else 1)
+    with trap.listener:
+        while engine.has_requests:
+            try:
+                finals |= {output.request_id: output for output in engine.step() if output.finished}
+            except KeyboardInterrupt:
+                continue
+    assert ids(finals[first.id]) == oracle.greedy([5, 6], 8)
+    assert finals[second.id].outputs[0].text == text[: text.index(text[3])]
+    assert_idle(engine)
+
+
 @pytest.mark.timeout(60)
 @pytest.mark.parametrize("name", EVERYWHERE[1:])
 def test_ctrl_c_in_one_stream_does_not_change_another(oracle: Oracle, name: str) -> None:

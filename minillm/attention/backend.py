@@ -8,6 +8,7 @@ from torch import Tensor
 from minillm.attention.batch import ForwardBatch
 from minillm.debug.probes import probe
 from minillm.kernels.torch_kernels import TorchKernels
+from minillm.kvcache.storage import KVCache
 
 
 class AttentionBackend(ABC):
@@ -27,20 +28,33 @@ class AttentionBackend(ABC):
         """
 
 
-def choose_backend(name: str, kernels: TorchKernels) -> AttentionBackend:
-    """The backend called ``name``; "auto" takes the fastest for the kernels that there are, and the probe says why."""
-    from minillm.attention.cpu import CpuAttention
-    from minillm.attention.reference import ReferenceAttention
-    from minillm.kernels.cpu import CpuKernels
+def choose_backend(
+    name: str, kernels: TorchKernels, cache: KVCache | None = None, num_heads: int | None = None
+) -> AttentionBackend:
+    """The backend called ``name``; "auto" takes the fastest for the kernels that there are, and the probe says why.
 
-    compiled = isinstance(kernels, CpuKernels)
-    if name == "cpu" and not compiled:
-        raise ValueError(
-            f"attention_backend 'cpu' needs kernels='cpu', but the kernels are {kernels.name!r}; use 'reference'"
-        )
-    backend: AttentionBackend = ReferenceAttention()
-    if name in ("auto", "cpu") and isinstance(kernels, CpuKernels):
-        backend = CpuAttention(kernels)
+    cache, num_heads: what it will work on, so that one that cannot is found out now. ValueError if it was asked for by
+    name.
+    """
+    from minillm.attention.reference import ReferenceAttention
+
+    backend: AttentionBackend | None = None
     reason = "asked for" if name != "auto" else f"the fastest that goes with {kernels.name} kernels"
+    if name in ("cpu", "triton") and kernels.name != name:
+        raise ValueError(
+            f"attention_backend {name!r} needs kernels={name!r}, but the kernels are {kernels.name!r}; use 'reference'"
+        )
+    if name != "reference" and kernels.name == "cpu":
+        from minillm.attention.cpu import CpuAttention
+
+        backend = CpuAttention(kernels)  # type: ignore[arg-type]
+    elif name != "reference" and kernels.name == "triton":
+        from minillm.attention.triton import TritonAttention
+
+        why_not = TritonAttention.refusal(cache, num_heads) if cache is not None and num_heads else None
+        if why_not and name == "triton":
+            raise ValueError(f"attention_backend is 'triton', but it cannot be had here: {why_not}; use 'reference'")
+        backend, reason = (None, why_not) if why_not else (TritonAttention(), reason)
+    backend = backend or ReferenceAttention()
     probe.on and probe("attention.choose", backend=backend, kernels=kernels, reason=reason)
     return backend

@@ -13,7 +13,8 @@ from minillm.engine.answer import Answer, prompt_logprobs
 from minillm.engine.grammar import Grammars
 from minillm.engine.intake import Prompt, bad_word_ids, check_params, check_prompt, salt_of, tokens_of
 from minillm.engine.memory import free_bytes, plan_memory
-from minillm.engine.runner import ModelRunner
+from minillm.engine.overlap import Overlap
+from minillm.engine.runner import ModelRunner, why_eager
 from minillm.hub import resolve_model
 from minillm.kernels.choose import choose_kernels
 from minillm.kvcache.pages import PagePool
@@ -24,6 +25,7 @@ from minillm.layers.build import LayerBuild
 from minillm.models.weights import build_model, load_weights
 from minillm.quantization.packed import choose_format
 from minillm.request import Request, RequestOutput, SamplingParams
+from minillm.scheduler.plan import StepPlan, StepResult
 from minillm.scheduler.scheduler import Scheduler
 from minillm.tokenizer import NoTokenizer, Tokenizer
 
@@ -59,13 +61,18 @@ class Engine:
         heads = self.model_config.num_key_value_heads
         cache = KVCache(self.model_config, pool.num_pages, pool.page_size, heads, self.dtype, self.device)
         probe.on and probe("kv.create", cache=cache, pool=pool)
-        backend = choose_backend(config.attention_backend, kernels)
+        backend = choose_backend(config.attention_backend, kernels, cache, self.model_config.num_attention_heads)
         self.scheduler = Scheduler(
             config, pool, RadixCache(pool) if config.prefix_cache == "radix" else NoPrefixCache()
         )
         self.runner = ModelRunner(config, model, cache, backend, self.device)
+        self.runner.draws_fast = kernels.name == "triton"
+        if why_eager(config, model, backend, self.device) is None:
+            self.runner.record_graphs(config.max_num_seqs)
         self.grammars = Grammars(self.tokenizer, self.model_config.vocab_size, self.model_config.eos_token_ids)
+        self.overlap = Overlap(self.scheduler, self.runner, self.grammars) if config.async_scheduling else None
         self._answers: dict[int, list[Answer]] = {}  # by the id of the first one's request, until all have ended
+        self._cut_short = False  # whether the last step was
         self._to_tell: dict[int, None] = {}  # whose output is due, in order; empty between steps,
         self._outbox: list[RequestOutput] = []  # as is this, unless one was cut short
         self._next_id = 0
@@ -80,7 +87,7 @@ class Engine:
 
     @property
     def has_requests(self) -> bool:
-        return not self.scheduler.idle or bool(self._outbox or self._to_tell)
+        return bool(self._answers or self._outbox)
 
     def add_request(
         self, prompt: Prompt, params: SamplingParams | None = None, stream: bool = False, priority: int = 0
@@ -143,21 +150,33 @@ class Engine:
 
         If it is cut short (Ctrl-C, an error), nothing is lost but its work: the next step does it again.
         """
-        if self.scheduler.idle:
-            self._tell([])
-            return self._hand_out()
-        set_step(self.scheduler.num_steps + 1)
         try:
-            plan = self.scheduler.schedule()
-            plan.masks = self.grammars.masks(plan)
-            result = self.runner.execute(plan)
-            for id, (position, logprobs) in result.prompt_logprobs.items():
-                if id in self._answers:
-                    self._answers[id][0].request.take_prompt_logprobs(position, logprobs)
-            advanced = self.scheduler.commit(plan, result)
+            return self._step()
         except BaseException:
+            self._cut_short = True
+            if self.overlap:
+                self.overlap.flying = None
             self.scheduler.start_over()
             raise
+
+    def _step(self) -> list[RequestOutput]:
+        if self._cut_short or self.scheduler.idle:  # some may have ended without anyone having been told
+            answers = [answer for answers in self._answers.values() for answer in answers]
+            self._tell([answer.request for answer in answers if answer.request.finished])
+            self._cut_short = False
+        if self.scheduler.idle:
+            if self.overlap:
+                self.overlap.flying = None  # rows of requests that have ended: nobody waits for them
+            return self._hand_out()
+        set_step(self.scheduler.num_steps + 1)
+        done = self.overlap.step() if self.overlap else self._step_now()
+        if done is None:
+            return self._hand_out()
+        plan, result = done
+        for id, (position, logprobs) in result.prompt_logprobs.items():
+            if id in self._answers:
+                self._answers[id][0].request.take_prompt_logprobs(position, logprobs)
+        advanced = self.scheduler.commit(plan, result)
         if self.config.debug_checks:
             self.scheduler.check()
         self._tell(advanced)
@@ -167,6 +186,12 @@ class Engine:
     def flush_cache(self) -> None:
         """Forget all cached prefixes. RuntimeError unless nothing runs and nothing waits."""
         self.scheduler.flush_cache()
+
+    def _step_now(self) -> tuple[StepPlan, StepResult]:
+        """A step from plan to result."""
+        plan = self.scheduler.schedule()
+        plan.masks = self.grammars.masks(plan)
+        return plan, self.runner.execute(plan)
 
     def _tell(self, advanced: list[Request]) -> None:
         """Make outputs for requests that got a token, as far as anyone is to hear of it."""
@@ -237,6 +262,13 @@ def understand(config: EngineConfig, model_config: ModelConfig) -> tuple[torch.d
         reasons["dtype"] = (
             "float32: exact, and fast on every CPU" if device == "cpu" else f"{dtype}: the checkpoint's own"
         )
+    if config.async_scheduling == "auto":
+        config.async_scheduling = device != "cpu" and config.reuse_kv and not probe.on
+        reasons["async_scheduling"] = (
+            "True: the host plans while the GPU works" if config.async_scheduling
+            else "False: on a CPU there is nobody else to work meanwhile" if device == "cpu"
+            else "False: somebody listens to the probes, or each step needs the tokens before it"
+        )  # fmt: skip
     try:
         found = torch.device(device)
     except RuntimeError:

@@ -1,6 +1,8 @@
 """ModelRunner: a plan becomes tensors, the tensors go through the model, its logits become tokens."""
 
+from dataclasses import dataclass, field
 from itertools import accumulate
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -10,11 +12,46 @@ from minillm.attention.backend import AttentionBackend
 from minillm.attention.batch import ForwardBatch
 from minillm.config import EngineConfig
 from minillm.debug.probes import probe
+from minillm.engine.logprobs import AskedLogprobs, TopLogprobs
 from minillm.engine.sampler import sample
-from minillm.engine.sampling_state import SamplingState
+from minillm.engine.sampling_state import DRAWS, SamplingState
 from minillm.kvcache.pages import pages_for
 from minillm.kvcache.storage import KVCache
+from minillm.layers.moe import MixtureOfExperts
+from minillm.request import Candidate
 from minillm.scheduler.plan import PlanRow, StepPlan, StepResult
+
+if TYPE_CHECKING:
+    from minillm.engine.graphs import DecodeGraphs
+
+
+@dataclass
+class Launched:
+    """A step that the device works on, or has done: what will come of it.
+
+    rows: those that sample, in the order of ``tokens [R]``. asked, top: whose log probabilities are wanted, and what
+    they are. ready: when the tokens are on the host.
+    """
+
+    plan: StepPlan
+    prompt_logprobs: dict[int, tuple[int, list[list[Candidate]]]] = field(default_factory=dict)
+    rows: list[PlanRow] = field(default_factory=list)
+    tokens: Tensor | None = None
+    asked: AskedLogprobs | None = None
+    top: TopLogprobs | None = None
+    ready: "torch.cuda.Event | None" = None
+
+    def read(self) -> StepResult:
+        """Wait for the tokens, if they are not there yet."""
+        result = StepResult({}, prompt_logprobs=self.prompt_logprobs)
+        if self.tokens is not None:
+            if self.ready is not None:
+                self.ready.synchronize()
+            result.tokens = dict(zip((row.request_id for row in self.rows), self.tokens.tolist()))
+        if self.asked is not None and self.top is not None:
+            ids = [self.rows[i].request_id for i in self.asked.where]
+            result.logprobs = dict(zip(ids, self.top.read(self.asked.counts)))
+        return result
 
 
 class ModelRunner:
@@ -28,43 +65,98 @@ class ModelRunner:
         seats = min(config.max_num_seqs, kv_cache.num_pages)  # as the scheduler has them
         self.page_table = np.zeros((seats, pages_for(config.max_model_len, kv_cache.page_size)), dtype=np.int64)
         self.sampling = SamplingState(seats, model.config.vocab_size, device)  # type: ignore[union-attr, arg-type]
-        self.last_tokens = torch.zeros(seats, dtype=torch.int64, device=device)  # what was sampled last, by seat
+        # What was sampled last, by seat, and one more seat that is nobody's.
+        self.last_tokens = torch.zeros(seats + 1, dtype=torch.int64, device=device)
+        pinned = device.type == "cuda"
+        self._inbox = [torch.zeros(seats, dtype=torch.int64, pin_memory=pinned) for _ in range(2)]
+        self.draws_fast = False  # whether a kernel samples where nobody asks for more than a temperature
+        self.graphs: DecodeGraphs | None = None
+        self._table_on_device: Tensor | None = None  # the page table, where graphs read it
 
-    @torch.inference_mode()
+    def record_graphs(self, most: int) -> None:
+        """From now on, replay decode steps of up to ``most`` requests from CUDA graphs."""
+        from minillm.engine.graphs import DecodeGraphs
+
+        seats, pages = self.page_table.shape
+        self._table_on_device = torch.zeros(seats + 1, pages, dtype=torch.int32, device=self.device)
+        backend: Any = self.backend  # `why_eager` has seen that it is Triton's
+        self.graphs = DecodeGraphs(
+            self.model, self.kv_cache, backend, self.last_tokens, self._table_on_device, min(most, seats)
+        )
+        self.graphs.record()
+
     def execute(self, plan: StepPlan) -> StepResult:
         """Compute the plan's tokens; the token sampled for each row that samples."""
+        return self.launch(plan).read()
+
+    @torch.inference_mode()
+    def launch(self, plan: StepPlan) -> Launched:
+        """Set the device to work on a plan, and do not wait for what comes out."""
         # One-token rows first, so that attention can take them together; first of all, tokens that are on the device.
         rows = sorted(plan.rows, key=lambda row: (row.count > 1, bool(row.token_ids)))
         self._update_seats(rows)
+        if self.graphs is not None and len(rows) <= self.graphs.sizes[-1] and not rows[-1].token_ids:
+            return self._replay(rows, plan)  # sorted, so all have one token, which is on the device
         batch = self._build_batch(rows)
         probe.on and probe("batch.build", plan=plan, batch=batch, rows=rows)
         batch.plan = self.backend.prepare(batch)
         hidden = self.model(batch.input_ids, batch.positions, batch)  # [T, hidden]
-        result = StepResult({})
+        launched = Launched(plan)
         if self.sampling.prompts:
-            result.prompt_logprobs = self.sampling.prompt_logprobs(rows, hidden, self.model.compute_logits)  # type: ignore[arg-type]
+            launched.prompt_logprobs = self.sampling.prompt_logprobs(rows, hidden, self.model.compute_logits)  # type: ignore[arg-type]
         if samplers := [row for row in rows if row.samples]:
             if batch.sample_rows is not None:
                 hidden = hidden[batch.sample_rows]  # [R', hidden]
-            self._sample(samplers, hidden, plan, result)
-        return result
+            probe.on and probe("model.logits", hidden=hidden, rows=samplers)
+            logits = self.model.compute_logits(hidden)  # type: ignore[operator]  # [R', V]
+            self._choose(logits, samplers, np.array([row.seat for row in samplers]), launched)
+        return launched
 
-    def _sample(self, samplers: list[PlanRow], hidden: Tensor, plan: StepPlan, result: StepResult) -> None:
-        """``hidden [R, hidden]``, the last known token of each row that samples -> its next token, in ``result``."""
-        probe.on and probe("model.logits", hidden=hidden, rows=samplers)
-        logits = self.model.compute_logits(hidden)  # type: ignore[operator]  # [R, V]
-        seats = np.array([row.seat for row in samplers])
-        settings = self.sampling.batch(samplers, seats, plan.masks)
+    def _replay(self, rows: list[PlanRow], plan: StepPlan) -> Launched:
+        """A step in which every row computes the token that was sampled last, from a recorded graph."""
+        assert self.graphs is not None
+        seats = np.array([row.seat for row in rows])
+        positions = np.array([row.start for row in rows])
+        slots = slot_mapping(self.page_table, seats, positions, self.kv_cache.page_size)
+        state = self.sampling
+        logits, tokens = self.graphs.replay(seats, positions, slots, state.seeds[seats], state.temperature[seats])
+        launched = Launched(plan)
+        if plan.masks or (state.asks[seats] & (255 ^ DRAWS)).any() or state.filters[seats].any():
+            self._choose(logits, rows, seats, launched)  # somebody asks for more than a temperature
+        else:
+            probe.on and probe("sampler.token", tokens=tokens, logits=logits, rows=rows)
+            self._send(rows, tokens, launched)
+        return launched
+
+    def _choose(self, logits: Tensor, samplers: list[PlanRow], seats: np.ndarray, launched: Launched) -> None:
+        """``logits [R, V]`` of the rows that sample -> the next token of each, under way to the host."""
+        settings = self.sampling.batch(samplers, seats, launched.plan.masks)
         asked = None if settings is None else self.sampling.asked_logprobs(logits, seats)  # before they are changed
-        tokens = sample(logits, settings)
+        if self.draws_fast and settings is not None and settings.plain:
+            from minillm.kernels.triton_sampling import sample_rows
+
+            state, positions = self.sampling, np.array([row.start + row.count for row in samplers])
+            arrays = state.temperature[seats], state.seeds[seats], positions
+            tokens = sample_rows(logits, *map(self._tensor, arrays))
+        else:
+            tokens = sample(logits, settings)
         self.last_tokens[self._tensor(seats)] = tokens
         if settings is not None and settings.edits is not None:
             settings.edits.record(tokens)
         probe.on and probe("sampler.token", tokens=tokens, logits=logits, rows=samplers)
-        result.tokens = dict(zip((row.request_id for row in samplers), tokens.tolist()))
         if asked is not None:
-            ids = [samplers[i].request_id for i in asked.where]
-            result.logprobs = dict(zip(ids, asked.of(tokens).read(asked.counts)))
+            launched.asked, launched.top = asked, asked.of(tokens)
+        self._send(samplers, tokens, launched)
+
+    def _send(self, rows: list[PlanRow], tokens: Tensor, launched: Launched) -> None:
+        """``tokens [R]`` on their way to the host. Two buffers take turns: of two steps, one may be unread."""
+        launched.rows, launched.tokens = rows, tokens
+        if self.device.type == "cuda":
+            self._inbox.reverse()
+            launched.tokens = self._inbox[0][: len(rows)]
+            launched.tokens.copy_(tokens, non_blocking=True)
+            launched.ready = torch.cuda.Event()
+            launched.ready.record()
 
     def _update_seats(self, rows: list[PlanRow]) -> None:
         """Write down what is new: requests that take a seat, pages that were added."""
@@ -73,6 +165,21 @@ class ModelRunner:
                 self.sampling.join(row.seat, row.joins)
             if row.new_pages:
                 self.page_table[row.seat, row.num_pages - len(row.new_pages) : row.num_pages] = row.new_pages
+        if self._table_on_device is not None:
+            self._copy_pages([row for row in rows if row.new_pages])
+
+    def _copy_pages(self, rows: list[PlanRow]) -> None:
+        """New pages into the page table on the device."""
+        assert self._table_on_device is not None
+        if rows:
+            width = self.page_table.shape[1]
+            at = [
+                row.seat * width + row.num_pages - len(row.new_pages) + i
+                for row in rows
+                for i in range(len(row.new_pages))
+            ]
+            places = self._tensor(np.array([at, [page for row in rows for page in row.new_pages]]))  # [2, n]
+            self._table_on_device.view(-1).index_copy_(0, places[0], places[1].int())
 
     def _build_batch(self, rows: list[PlanRow]) -> ForwardBatch:
         """The rows as tensors."""
@@ -120,6 +227,21 @@ class ModelRunner:
     def _tensor(self, array: np.ndarray) -> Tensor:
         tensor = torch.from_numpy(array)
         return tensor if self.device.type == "cpu" else tensor.to(self.device, non_blocking=True)
+
+
+def why_eager(config: EngineConfig, model: nn.Module, backend: AttentionBackend, device: torch.device) -> str | None:
+    """Why decode steps are not replayed from CUDA graphs; None if they are."""
+    if config.enforce_eager:
+        return "asked for"
+    if device.type != "cuda":
+        return f"there are no CUDA graphs on a {device.type}"
+    if backend.name != "triton":
+        return f"attention_backend {backend.name!r} works some of it out on the host"
+    if any(isinstance(module, MixtureOfExperts) for module in model.modules()):
+        return "a mixture of experts works out on the host which experts run"
+    if probe.on:
+        return "somebody listens to the probes, and a graph replays past them"
+    return None
 
 
 def slot_mapping(page_table: np.ndarray, seats: np.ndarray, positions: np.ndarray, page_size: int) -> np.ndarray:

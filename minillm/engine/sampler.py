@@ -34,6 +34,11 @@ class SamplingBatch:
     min_p: Tensor | None = None  # float32; None if nobody has it
     edits: "Edits | None" = None  # what is done to some rows' logits first
 
+    @property
+    def plain(self) -> bool:
+        """Whether nobody asks for more than a temperature."""
+        return not self.any_filter and self.min_p is None and self.edits is None
+
 
 def sample(logits: Tensor, settings: SamplingBatch | None) -> Tensor:
     """``logits [R, V]`` float32 -> token ids ``[R]`` int64."""

@@ -45,6 +45,7 @@ class SamplingState:
             ENDS: Ends(num_seats, vocab_size, device),
             PENALTIES: Penalties(num_seats, vocab_size, device),
         }
+        self.filters = np.zeros(num_seats, dtype=bool)  # whether top-k, top-p or min-p leave anything out
         self.prompts: dict[int, PromptLogprobs] = {}  # by seat, until the whole prompt was computed
         self._edits = Edits(torch.empty(0), [])  # those of the batch that `_key` stands for
         self._key: tuple[bytes, bytes] | None = None
@@ -54,6 +55,7 @@ class SamplingState:
         params = joining.params
         self.temperature[seat], self.top_p[seat], self.min_p[seat] = params.temperature, params.top_p, params.min_p
         self.top_k[seat] = params.top_k if params.top_k > 0 else NO_LIMIT
+        self.filters[seat] = params.top_k > 0 or params.top_p < 1 or params.min_p > 0
         self.seeds[seat] = joining.seed
         self.logprobs[seat] = self._count(params.logprobs or 0)
         self.prompts.pop(seat, None)

@@ -3,22 +3,29 @@
 import torch
 
 from minillm.debug.probes import probe
-from minillm.kernels import cpu
+from minillm.kernels import cpu, triton_load
 from minillm.kernels.torch_kernels import TorchKernels
 
 
 def choose_kernels(name: str, device: torch.device, dtype: torch.dtype) -> TorchKernels:
-    """The kernels called ``name``; "auto" takes the fastest that work here, and the probe says why."""
-    kernels: TorchKernels = TorchKernels()
+    """The kernels called ``name``; "auto" takes the fastest that work here, and the probe says why.
+
+    ValueError if those asked for by name cannot be had.
+    """
+    faster: TorchKernels | None = None
     reason = "asked for"
-    if name != "torch":
-        compiled = cpu.load(dtype) if device.type == "cpu" else None
-        if compiled is None and name == "cpu":
+    if name == "triton" or (name == "auto" and device.type == "cuda"):
+        faster, reason = triton_load.load(device, dtype)
+        if faster is None and name == "triton":
+            raise ValueError(f"kernels is 'triton', but they cannot be had here: {reason}; use kernels='auto'")
+    elif name != "torch":
+        faster = cpu.load(dtype) if device.type == "cpu" else None
+        if faster is None and name == "cpu":
             raise ValueError(
                 "kernels is 'cpu', but they cannot be had here: they need device='cpu', float32 or bfloat16, and a "
                 "C++ compiler (c++, g++ or clang++) on the PATH; use kernels='torch'"
             )
-        reason = f"compiled for this {device.type}" if compiled else f"no faster ones for {dtype} on this {device.type}"
-        kernels = compiled or kernels
+        reason = f"compiled for this {device.type}" if faster else f"no faster ones for {dtype} on this {device.type}"
+    kernels = faster or TorchKernels()
     probe.on and probe("kernels.choose", kernels=kernels, device=device, reason=reason)
     return kernels

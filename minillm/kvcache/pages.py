@@ -37,6 +37,11 @@ class PagePool:
         self.free_pages: list[int] = list(reversed(range(num_pages)))
         self.references: list[int] = [0] * num_pages
 
+    def reset(self) -> None:
+        """All pages are free, and nobody refers to any."""
+        self.free_pages = list(reversed(range(self.num_pages)))
+        self.references = [0] * self.num_pages
+
     @property
     def num_free(self) -> int:
         return len(self.free_pages)

@@ -90,7 +90,11 @@ class PrefixCache(ABC):
 
     @abstractmethod
     def clear(self) -> None:
-        """Forget everything. Only when nothing is locked."""
+        """Forget everything and give the pages back. Only when nothing is locked."""
+
+    @abstractmethod
+    def forget(self) -> None:
+        """Forget everything, whatever is locked, and leave the pages to whoever sets their books right."""
 
     @abstractmethod
     def check(self, locked: Iterable[Any]) -> list[int]:
@@ -129,6 +133,9 @@ class NoPrefixCache(PrefixCache):
         return 0
 
     def clear(self) -> None:
+        pass
+
+    def forget(self) -> None:
         pass
 
     def check(self, locked: Iterable[Any]) -> list[int]:

@@ -156,6 +156,9 @@ class RadixCache(PrefixCache):
     def clear(self) -> None:
         for node in self.nodes():
             self.pool.free(node.pages)
+        self.forget()
+
+    def forget(self) -> None:
         self.root.children.clear()
         self._leaves.clear()
         self._num_evictable = 0

@@ -31,7 +31,7 @@ class LlamaMLP(nn.Module):
 
     def forward(self, x: Tensor, batch: ForwardBatch) -> Tensor:
         """``[T, hidden]`` -> ``[T, hidden]``. A mixture of experts looks into ``batch``, this network does not."""
-        return self.down_proj(self.act(self.gate_up_proj(x)))
+        return self.down_proj(self.act.after(self.gate_up_proj, x))
 
 
 class LlamaLayer(nn.Module):

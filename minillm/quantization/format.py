@@ -26,6 +26,10 @@ class LinearFormat(ABC):
     def apply(self, layer: nn.Module, x: Tensor) -> Tensor:
         """``x [T, K]`` -> ``[T, N]``."""
 
+    def apply_gated(self, layer: nn.Module, x: Tensor, act: str) -> Tensor | None:
+        """``x [T, K]`` -> ``act(gate) * up [T, N / 2]`` at once, N being gate and up; None where that does not pay."""
+        return None
+
 
 class DenseFormat(LinearFormat):
     """One matrix ``weight [N, K]``, as trained."""

@@ -76,6 +76,10 @@ def packing_works(dtype: torch.dtype) -> bool:
 
 def choose_format(device: torch.device, dtype: torch.dtype, pack: bool, kernels: TorchKernels) -> LinearFormat:
     """The format of a layer that the checkpoint holds as a plain matrix."""
+    if kernels.name == "triton":
+        from minillm.quantization.few_rows import FewRowsFormat
+
+        return FewRowsFormat(kernels)
     if pack and device.type == "cpu":
         if isinstance(kernels, CpuKernels) and kernels.can_interleave(dtype):
             return InterleavedFormat(kernels)

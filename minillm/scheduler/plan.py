@@ -61,12 +61,14 @@ class StepPlan:
     """Which requests run in this step, how many tokens of each, and who had to give its pages back.
 
     masks: by request id, the tokens that its grammar allows next, as bits ``[ceil(V / 32)]`` int32.
+    advanced: whether its tokens are in the scheduler's books as computed.
     """
 
     step: int
     rows: list[PlanRow] = field(default_factory=list)
     preempted: list[int] = field(default_factory=list)
     masks: dict[int, np.ndarray] = field(default_factory=dict)
+    advanced: bool = False
 
     @property
     def num_tokens(self) -> int:

@@ -25,6 +25,8 @@ class Scheduler:
         self.policy = POLICIES[config.scheduling_policy]()
         self.waiting: deque[Request] = deque()
         self.running: list[Request] = []
+        self._alive: dict[int, Request] = {}  # both, by id
+        self._aside: list[Request] = []  # while a step is planned: who waits for another answer's prompt
         # Who runs holds a page at least, so more seats than pages are never taken.
         self.num_seats = min(config.max_num_seqs, pool.num_pages)
         self.free_seats = list(reversed(range(self.num_seats)))
@@ -51,6 +53,7 @@ class Scheduler:
                 "the prompt, or give the cache more memory"
             )
         probe.on and probe("request.add", request=request, scheduler=self)
+        self._alive[request.id] = request
         self.waiting.append(request)
 
     def schedule(self) -> StepPlan:
@@ -71,9 +74,12 @@ class Scheduler:
                 budget -= count
             i += 1
         # 2. If nobody had to leave: waiting requests.
-        if may_admit and not plan.preempted:
+        if may_admit and not plan.preempted and self.waiting and self.free_seats:
             self.policy.sort_waiting(self.waiting, self.cache)
             self.admit(plan, budget)
+            if self._aside:
+                self.waiting = deque(sorted([*self.waiting, *self._aside], key=lambda request: request.id))
+                self._aside = []
         probe.on and probe("scheduler.plan", plan=plan, scheduler=self)
         return plan
 
@@ -83,11 +89,10 @@ class Scheduler:
 
         Whoever is first in the queue and cannot come in yet keeps the others waiting: nobody is overtaken for ever.
         """
-        while self.waiting and self.free_seats:
-            request = self.waiting[0]
+        while self.free_seats and (request := self._front()):
             self._look_up(request)
             count = self._chunk(request, budget)
-            if count == 0 or self._lacking(request, count) > self.num_available or self._follows(request):
+            if count == 0 or self._lacking(request, count) > self.num_available:
                 probe.on and probe("scheduler.wait", request=request, why=self.why(request, budget))
                 self._give_back(request)
                 break
@@ -100,50 +105,78 @@ class Scheduler:
     def commit(self, plan: StepPlan, result: StepResult) -> list[Request]:
         """Book what a step computed; the requests that got a token, some of them finished by it."""
         probe.on and probe("scheduler.commit", plan=plan, result=result, scheduler=self)
+        self.advance(plan)
         advanced = []
-        running = {request.id: request for request in self.running}
         for row in plan.rows:
-            request = running.get(row.request_id)
+            request = self._alive.get(row.request_id)
             if request is None:
-                continue  # aborted while the step ran
-            request.num_computed += row.count
+                continue  # aborted while the step ran, or found to have ended: this row was for nothing
             if row.samples:
                 token_id = result.tokens[request.id]
+                request.in_flight -= 1
                 probe.on and probe("request.token", request=request, token_id=token_id)
                 request.append(token_id, result.logprobs.get(request.id))
-                request.last_on_device = True
                 advanced.append(request)
             if request.finished:
-                self._leave(request)
+                self.end(request)
             elif not self.config.reuse_kv:
                 request.num_computed = 0
         return advanced
 
+    def advance(self, plan: StepPlan) -> None:
+        """Book a plan's tokens as computed, and those that it samples as on their way. Once is enough."""
+        for row in () if plan.advanced else plan.rows:
+            request = self._alive.get(row.request_id)
+            if request is None:
+                continue  # aborted meanwhile
+            request.num_computed += row.count
+            if row.samples:
+                request.in_flight += 1
+                request.last_on_device = True
+        plan.advanced = True
+
     def abort(self, request: Request) -> None:
         """End a request wherever it is. Nothing happens if it has ended already."""
-        if request not in self.waiting and request not in self.running:
+        if request.id not in self._alive:
             return
         probe.on and probe("request.abort", request=request, scheduler=self)
-        if request.state is RequestState.WAITING:
-            self.waiting.remove(request)
-        else:
-            self._leave(request)
-        if not request.finished:  # it is, if the step that finished it was cut short
-            request.finish("abort")
+        try:
+            self.end(request)
+        except BaseException:  # Ctrl-C, in the middle of the books
+            self.start_over()
+            self.end(request)
+            raise
+        finally:
+            if not request.finished:  # it is, if the step that finished it was cut short
+                request.finish("abort")
 
     def end(self, request: Request) -> None:
-        """Take back what a request holds whose text has ended (a stop string), though its tokens could have gone on.
-        Nothing happens if it has left already."""
-        if request in self.running:
+        """Take back what a request holds that has ended. Nothing happens if it has left already."""
+        if request.id not in self._alive:
+            return
+        if request.seat >= 0:
             self._leave(request)
+        elif request in self.waiting:
+            self.waiting.remove(request)
+        del self._alive[request.id]
 
     def start_over(self) -> None:
-        """After a step that was cut short (Ctrl-C, an error), nobody knows what was computed: do all of it again."""
-        for request in reversed(self.running.copy()):
-            self._leave(request)
-            if not request.finished:
-                self._requeue(request)
-        self.cache.clear()  # it has pages that this step was to fill
+        """After a step that was cut short (Ctrl-C, an error), nobody knows what was computed: do all of it again.
+
+        The books may have been half written, so they are not undone but begun anew: all pages and seats are free, and
+        every request that has not ended waits.
+        """
+        self.cache.forget()
+        self.pool.reset()
+        for request in self._alive.values():
+            request.pages, request.node, request.num_shareable, request.num_computed = [], None, 0, 0
+            request.seat, request.last_on_device, request.in_flight = -1, False, 0
+        self._alive = {id: request for id, request in self._alive.items() if not request.finished}
+        for request in self._alive.values():
+            request.state = RequestState.WAITING
+        self.running, self._aside = [], []
+        self.waiting = deque(sorted(self._alive.values(), key=lambda request: request.id))
+        self.free_seats = list(reversed(range(self.num_seats)))
 
     def flush_cache(self) -> None:
         """Forget all cached prefixes. RuntimeError unless nothing runs and nothing waits."""
@@ -162,6 +195,9 @@ class Scheduler:
             return f"runs: {request.num_pending} tokens pending, {len(request.pages)} pages"
         if self.config.batching == "static" and self.running:
             return f"waits: static batching admits only when nothing runs, and {len(self.running)} run"
+        if self._follows(request):
+            first = request.leader and request.leader.id
+            return f"waits: request {first} is computing the prompt, whose pages it will share"
         if not self.free_seats:
             return f"waits: all {self.num_seats} seats (max_num_seqs) are taken"
         budget = self.config.max_num_batched_tokens if budget is None else budget
@@ -228,6 +264,13 @@ class Scheduler:
         request.num_shareable = len(match.pages)
         request.num_computed = len(match.pages) * S
 
+    def _front(self) -> Request | None:
+        """Who is first in the queue. Requests that wait for another answer's prompt step aside until the step is
+        planned: they need keep nobody waiting."""
+        while self.waiting and self._follows(self.waiting[0]):
+            self._aside.append(self.waiting.popleft())
+        return self.waiting[0] if self.waiting else None
+
     def _follows(self, request: Request) -> bool:
         """Whether its prompt is just being computed, as that of another answer to it, whose pages it is to share."""
         leader = request.leader
@@ -252,7 +295,7 @@ class Scheduler:
         new_pages = self.pool.append(request.pages, end)
         if new_pages:
             probe.on and probe("kv.allocate", request=request, pages=new_pages, pool=self.pool)
-        self._make_shareable(request, end)
+        self._make_shareable(request, start, end)
         token_ids = [] if request.last_on_device and count == 1 else request.token_ids(start, count)
         samples = end == request.num_tokens
         pages, held = known + new_pages, len(request.pages)
@@ -264,12 +307,12 @@ class Scheduler:
         if request.num_cached is None:
             request.num_cached = request.num_computed
 
-    def _make_shareable(self, request: Request, end: int) -> None:
+    def _make_shareable(self, request: Request, start: int, end: int) -> None:
         """Let others find the request's pages that are full once this step is done, even others in the same step: every
         layer stores all its keys and values before it looks at any."""
-        first, full = request.num_shareable, end // self.pool.page_size
-        if full > first:
-            S = self.pool.page_size
+        first, full = request.num_shareable, min(end, request.num_known) // self.pool.page_size
+        S = self.pool.page_size
+        if full > first and full > (start - 1) // S:  # one has become full just now; else it was tried before, in vain
             token_ids = request.token_ids(first * S, (full - first) * S)
             pages = request.pages[first:full]
             request.node, taken = self.cache.insert(request.node, token_ids, pages, request.namespace)

@@ -203,10 +203,10 @@ def watcher(oracle: "Oracle", tmp_path_factory: pytest.TempPathFactory) -> Watch
         engine.abort(engine.add_request([5, 6, 7], SamplingParams()).id)
         folder = tmp_path_factory.mktemp("moe")
         make_moe(folder, num_hidden_layers=1)
-        engine = Engine(EngineConfig.from_settings(model=str(folder), **sizes))
+        engine = Engine(EngineConfig.from_settings(model=str(folder), async_scheduling=True, **sizes))
         engine.add_request([5, 6, 7], SamplingParams(temperature=0, max_tokens=2, ignore_eos=True))
-        engine.step()
-        engine.step()
+        while engine.has_requests:
+            engine.step()
     return seen
 
 

@@ -65,8 +65,7 @@ def test_the_header_says_that_they_are_there() -> None:
     done = run("q\n", MINILLM_BREAK="kv.allocate")
     assert (
         "   ask: where(request, position), why(request), shapes(),\n"
-        "        pages(), table(), tree(), look(), disarm()\n"
-        in done.stdout
+        "        pages(), table(), tree(), look(), disarm()\n" in done.stdout
     )
 
 

@@ -1,13 +1,114 @@
 """The same engine on a GPU: what runs on a CPU runs there, with the same tokens."""
 
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
-from tiny import hf_greedy, make_llama
+import torch
+from parity import greedy_with_logits, random_prompt
+from tiny import TEXT_VOCAB, hf_greedy, make_llama, make_model
+from torch import Tensor
+from workload import Job, assert_idle, make_engine, run_jobs
 
 from minillm import LLM, SamplingParams
 
 pytestmark = pytest.mark.gpu
+
+PLAIN = {"kernels": "torch", "attention_backend": "reference"}
+# Kinds of layers: heads normalised, windows, biases, a part of a head turned, no positions in attention, experts.
+KINDS: dict[str, tuple[str, dict[str, Any]]] = {
+    "llama": ("llama", {}),
+    "llama, heads of 128": ("llama", {"head_dim": 128, "num_attention_heads": 8}),
+    "qwen3": ("qwen3", {}),
+    "gemma3": ("gemma3_text", {}),
+    "qwen2": ("qwen2", {}),
+    "phi3": ("phi3", {"rope_parameters": {"rope_type": "default", "rope_theta": 500.0, "partial_rotary_factor": 0.5}}),
+    "opt": ("opt", {}),
+    "qwen3_moe": ("qwen3_moe", {}),
+}
+SETTINGS: dict[str, dict[str, Any]] = {
+    "default": {},
+    "chunks of 17, pages of 3": {"max_num_batched_tokens": 17, "page_size": 3},
+    "one page a request": {"page_size": "max_model_len", "max_model_len": 160, "num_pages": 5},
+    "preemption": {"page_size": 4, "num_pages": 44, "max_num_batched_tokens": 64, "max_model_len": 160},
+}
+LENGTHS = (90, 1, 33, 20, 64)
+
+
+def prompts() -> list[list[int]]:
+    return [random_prompt(length, length, TEXT_VOCAB) for length in LENGTHS]
+
+
+def test_auto_takes_triton_on_a_gpu(tmp_path: Path) -> None:
+    make_llama(tmp_path, vocab_size=TEXT_VOCAB)
+    engine = make_engine(tmp_path, device="cuda")
+    assert (engine.runner.backend.name, engine.model.model.norm.kernels.name) == ("triton", "triton")
+    assert engine.model.lm_head.format.name == "dense (few rows: triton)"
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_greedy_tokens_are_those_of_the_reference_in_float32(tmp_path: Path, kind: str) -> None:
+    """With chunks, pages of odd sizes, requests that must leave and come back, and prefixes from the cache."""
+    name, overrides = KINDS[kind]
+    make_model(tmp_path, name, vocab_size=TEXT_VOCAB, **overrides)
+    common = {"device": "cuda", "dtype": "float32"}
+    jobs = [Job(tuple(prompt), 48) for prompt in prompts()]
+    engine = make_engine(tmp_path, **common, **PLAIN, num_pages=128)
+    expected = run_jobs(engine, jobs)
+    assert engine.runner.backend.name == "reference"
+    for setting, settings in SETTINGS.items():
+        engine = make_engine(tmp_path, **common, **{"num_pages": 128, **settings})
+        assert engine.runner.backend.name == "triton"
+        for turn in ("first", "from cached prefixes"):
+            run = run_jobs(engine, jobs)
+            for i in range(len(jobs)):
+                assert run.tokens(i) == expected.tokens(i), f"{setting}, prompt {i}, {turn}"
+        assert setting != "preemption" or engine.scheduler.num_preemptions > 0
+        assert setting != "default" or any(output.num_cached_tokens for output in run.finals.values())
+        assert_idle(engine)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_graphs_and_overlap_change_nothing(tmp_path: Path, kind: str) -> None:
+    """Batches of 1 to 40 rows, greedy and seeded, some that ask for more than a graph gives, some that stop early."""
+    name, overrides = KINDS[kind]
+    make_model(tmp_path, name, vocab_size=TEXT_VOCAB, **overrides)
+    jobs = []
+    for i in range(40):
+        job = Job(tuple(random_prompt(3 + 5 * (i % 7), i, TEXT_VOCAB)), 6 + i % 23, arrives=i // 4)
+        more: dict[str, Any] = {}
+        if i % 3 == 1:
+            more = {"temperature": 1.0, "seed": i}
+        if i % 5 == 2:
+            more |= {"stop": (7, 9, 30), "repetition": 1.3}
+        if i % 7 == 3:
+            more |= {"logprobs": 2, "top_k": 5 if more.get("temperature") else 0}
+        jobs.append(replace(job, **more))
+    common = {"device": "cuda", "dtype": "float32", "num_pages": 400}
+    plain = run_jobs(make_engine(tmp_path, **common, enforce_eager=True, async_scheduling=False), jobs)
+    for eager, ahead in ((True, True), (False, False), (False, True)):
+        engine = make_engine(tmp_path, **common, enforce_eager=eager, async_scheduling=ahead)
+        assert (engine.runner.graphs is None) == (eager or "moe" in kind)
+        run = run_jobs(engine, jobs)
+        for i in range(len(jobs)):
+            assert run.tokens(i) == plain.tokens(i), f"eager={eager}, ahead={ahead}: {jobs[i]}"
+        assert_idle(engine)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_in_bfloat16_triton_is_as_near_to_float32_as_torch_is(tmp_path: Path, kind: str) -> None:
+    name, overrides = KINDS[kind]
+    make_model(tmp_path, name, dtype=torch.bfloat16, vocab_size=TEXT_VOCAB, **overrides)
+
+    def first_logits(dtype: str, **settings: Any) -> Tensor:
+        engine = make_engine(tmp_path, device="cuda", dtype=dtype, num_pages=128, **settings)
+        return torch.stack([logits[0] for _, logits in greedy_with_logits(engine, prompts(), 1)])
+
+    exact = first_logits("float32", **PLAIN)
+    torchs, ours = first_logits("bfloat16", **PLAIN) - exact, first_logits("bfloat16") - exact
+    assert ours.norm() < 1.3 * torchs.norm()
+    assert ours.abs().max() < 3 * torchs.abs().max()
 
 
 @pytest.mark.parametrize(
@@ -40,3 +141,41 @@ def test_seeds_draw_the_same_tokens_on_a_gpu_as_on_a_cpu(tmp_path: Path) -> None
         for device in ("cpu", "cuda")
     ]
     assert texts[0][0].outputs[0].token_ids == texts[1][0].outputs[0].token_ids
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize(("H", "Hkv", "D"), [(16, 8, 128), (32, 8, 128), (14, 2, 64), (8, 8, 96), (4, 1, 256)])
+def test_attention_of_real_sizes(dtype: torch.dtype, H: int, Hkv: int, D: int) -> None:
+    """Long contexts in many splits, many requests, prompts over pages: against dense attention in float64."""
+    from minillm.attention.batch import ForwardBatch
+    from minillm.attention.triton import TritonAttention
+    from minillm.config import ModelConfig
+    from minillm.kvcache.storage import KVCache
+
+    device, S = torch.device("cuda"), 16
+    lengths = [(9000, 1), (1, 1), (333, 1), (64, 1), (700, 700), (1500, 300), (40, 2)]
+    pages = [-(-context // S) for context, _ in lengths]
+    cache = KVCache(ModelConfig("", 10, H * D, 1, 2, H, Hkv, D, 9999), sum(pages), S, Hkv, dtype, device)
+    cache.tensor.normal_()
+    numbers = torch.randperm(sum(pages), device=device).split(pages)
+    table = torch.zeros(len(lengths), max(pages), dtype=torch.int64, device=device)
+    for row, own in zip(table, numbers):
+        row[: len(own)] = own
+    T, some = sum(count for _, count in lengths), torch.zeros(1, dtype=torch.int64, device=device)
+    batch = ForwardBatch(
+        some, some, some, table, [c for c, _ in lengths], [n for _, n in lengths], 4, None, cache, TritonAttention()
+    )
+    q = torch.randn(T, H, D, dtype=dtype, device=device)
+    for window in (None, 100):
+        batch.plan = batch.backend.prepare(batch)
+        got, row = batch.backend.attend(1, q, batch, D**-0.5, window).view(T, H, D), 0
+        for own, (context, count) in zip(numbers, lengths):
+            kv = cache.layer(1)[own].reshape(-1, 2, Hkv, D)[:context].double().repeat_interleave(H // Hkv, dim=2)
+            scores = torch.einsum("qhd,chd->hqc", q[row : row + count].double(), kv[:, 0]) * D**-0.5
+            ends = torch.arange(context - count + 1, context + 1, device=device)[:, None]
+            keys = torch.arange(context, device=device)
+            hidden = (keys >= ends) | (keys < ends - (window or context))
+            expected = torch.einsum("hqc,chd->qhd", scores.masked_fill(hidden, -torch.inf).softmax(-1), kv[:, 1])
+            tolerance = 1e-5 if dtype == torch.float32 else 1e-2
+            torch.testing.assert_close(got[row : row + count].double(), expected, atol=tolerance, rtol=tolerance)
+            row += count

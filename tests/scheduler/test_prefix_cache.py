@@ -237,6 +237,16 @@ def test_the_others_wait_until_the_first_has_computed_the_prompt(prefix_cache: s
     assert [shares(step(scheduler)) for _ in range(3)] == [[(0, 0, 8)], [(0, 8, 8)], [(0, 16, 4), (1, 16, 4)]]
 
 
+def test_they_keep_nobody_else_waiting() -> None:
+    scheduler = make_scheduler(max_num_batched_tokens=16, long_prefill_token_threshold=8)
+    requests = add_answers(scheduler, 2, PROMPT)
+    add(scheduler, 2, [1, 2])
+    assert shares(step(scheduler)) == [(0, 0, 8), (2, 0, 2)]
+    assert scheduler.why(requests[1]) == "waits: request 0 is computing the prompt, whose pages it will share"
+    run(scheduler)
+    assert scheduler.pool.num_used == scheduler.cache.num_evictable
+
+
 def test_an_answer_whose_first_one_has_gone_computes_the_prompt_itself() -> None:
     scheduler = make_scheduler(prefix_cache="none", max_num_seqs=1)
     add_answers(scheduler, 2, PROMPT, max_tokens=2)

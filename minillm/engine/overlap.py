@@ -1,0 +1,45 @@
+"""The same step, one ahead of the CPU: while the device works on a step, the host plans and launches the next.
+
+A plan does not need the tokens that are just being made: it says "the token that was sampled last", and the device has
+it. So all that differs from the plain loop is when a result is read. What it costs: a request that turns out to have
+ended is in the next step already, and that row is thrown away. (vLLM: async scheduling; SGLang: overlap schedule.)
+"""
+
+from minillm.debug.probes import probe
+from minillm.engine.grammar import Grammars
+from minillm.engine.runner import Launched, ModelRunner
+from minillm.scheduler.plan import StepPlan, StepResult
+from minillm.scheduler.scheduler import Scheduler
+
+
+class Overlap:
+    """The loop's state: the step that is under way."""
+
+    def __init__(self, scheduler: Scheduler, runner: ModelRunner, grammars: Grammars) -> None:
+        self.scheduler, self.runner, self.grammars = scheduler, runner, grammars
+        self.flying: Launched | None = None
+
+    def step(self) -> tuple[StepPlan, StepResult] | None:
+        """Launch the next step, then read the one before; None if there was none.
+
+        A grammar needs a token before it can say what may come next, so with one about, the result is read first.
+        """
+        before, self.flying = self.flying, None
+        if before is None or not self.grammars.active:
+            self.flying = self._launch()
+        if before is None:
+            return None
+        probe.on and probe("overlap.read", launched=before, flying=self.flying, scheduler=self.scheduler)
+        return before.plan, before.read()
+
+    def _launch(self) -> Launched | None:
+        """The next step, if anyone has a token to compute in it."""
+        if self.scheduler.idle:
+            return None
+        plan = self.scheduler.schedule()
+        if not plan.rows:
+            return None
+        plan.masks = self.grammars.masks(plan)
+        launched = self.runner.launch(plan)
+        self.scheduler.advance(plan)
+        return launched

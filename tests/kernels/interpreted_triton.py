@@ -1,0 +1,158 @@
+"""What only Triton's kernels have: run by test_triton.py, in a process with TRITON_INTERPRET=1, on a CPU."""
+
+import warnings
+from pathlib import Path
+
+import pytest
+import torch
+from parity import random_prompt
+from tiny import TEXT_VOCAB, make_model
+from torch.nn import functional as F
+from workload import Job, make_engine, run_jobs
+
+from minillm.attention import triton as attention
+from minillm.attention.backend import choose_backend
+from minillm.attention.batch import ForwardBatch
+from minillm.config import ModelConfig
+from minillm.kernels import triton_attention, triton_kernels, triton_load, triton_rows
+from minillm.kernels.choose import choose_kernels
+from minillm.kernels.torch_kernels import ACTIVATIONS
+from minillm.kvcache.storage import KVCache
+
+CPU = torch.device("cpu")
+kernels, _ = triton_load.load(CPU, torch.float32)
+assert kernels is not None
+
+
+@pytest.mark.parametrize("rows", [1, 2, 3, 4])
+@pytest.mark.parametrize(("N", "K"), [(1, 1), (7, 48), (5, 1030), (3, 4100)])
+def test_few_rows_linear_is_a_matrix_product(rows: int, N: int, K: int) -> None:
+    x, weight, bias = torch.randn(rows, K), torch.randn(N, K) / K**0.5, torch.randn(N)
+    for b in (None, bias):
+        torch.testing.assert_close(kernels.few_rows_linear(x, weight, b), F.linear(x, weight, b), atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("act", sorted(ACTIVATIONS))
+@pytest.mark.parametrize(("N", "K"), [(1, 1), (7, 48), (5, 1030)])
+def test_one_row_gated_is_the_product_and_then_the_gate(act: str, N: int, K: int) -> None:
+    x, weight, bias = torch.randn(1, K), torch.randn(2 * N, K) / K**0.5, torch.randn(2 * N)
+    for b in (None, bias):
+        gate, up = F.linear(x, weight, b).chunk(2, dim=-1)
+        got = kernels.one_row_gated(x, weight, b, act)
+        torch.testing.assert_close(got, ACTIVATIONS[act](gate) * up, atol=1e-5, rtol=1e-5)
+
+
+def test_it_takes_a_few_rows_where_that_pays() -> None:
+    small, large = (1024, 2048), (28672, 4096)
+    assert [triton_rows.pays(rows, *small) for rows in (1, 2, 4, 5)] == [True, True, True, False]
+    assert [triton_rows.pays(rows, *large) for rows in (1, 2)] == [True, False]
+
+
+def test_a_padding_row_is_stored_nowhere() -> None:
+    T, H, Hkv, D = 4, 3, 1, 8
+    cache, slots = torch.full((6, 2 * Hkv * D), 5.0), torch.tensor([2, -1, 0, -1])
+    qkv, one = torch.randn(T, (H + 2 * Hkv) * D), torch.ones(T, D)
+    kernels.rotate_and_store(qkv, one, 0 * one, cache, slots, H, Hkv)
+    assert torch.equal(cache[[2, 0]], qkv[[0, 2], H * D :])
+    assert (cache[[1, 3, 4, 5]] == 5).all()
+
+
+def decode_batch(lengths: list[int], H: int, Hkv: int, D: int, S: int = 4) -> tuple[ForwardBatch, torch.Tensor]:
+    pages = max(-(-max(lengths) // S), 1)
+    config = ModelConfig("", 10, H * D, 1, 1, H, Hkv, D, 4096)
+    cache = KVCache(config, pages * len(lengths), S, Hkv, torch.float32, CPU)
+    cache.tensor.normal_()
+    table = torch.randperm(cache.num_pages).view(len(lengths), pages)
+    some, ones = torch.zeros(len(lengths), dtype=torch.int64), [1] * len(lengths)
+    batch = ForwardBatch(some, some, some, table, lengths, ones, len(ones), None, cache, attention.TritonAttention())
+    return batch, torch.randn(len(lengths), H, D)
+
+
+def dense(batch: ForwardBatch, q: torch.Tensor, row: int) -> torch.Tensor:
+    """``[H * D]``, of one request."""
+    kv = batch.kv_cache.layer(0)[batch.page_table[row]].flatten(0, 1)[: batch.context_lens[row]]  # [C, 2, Hkv, D]
+    kv = kv.repeat_interleave(q.shape[1] // kv.shape[2], dim=2)
+    weights = torch.einsum("hd,chd->hc", q[row], kv[:, 0]).softmax(-1)
+    return torch.einsum("hc,chd->hd", weights, kv[:, 1]).flatten()
+
+
+def test_rows_without_context_give_zeros_and_disturb_nobody() -> None:
+    """As the padding rows of a CUDA graph do."""
+    batch, q = decode_batch([9, 0, 200, 0], 6, 2, 16)
+    batch.plan = batch.backend.prepare(batch)
+    got = batch.backend.attend(0, q, batch, 1.0)
+    assert not got[[1, 3]].any()
+    for row in (0, 2):
+        torch.testing.assert_close(got[row], dense(batch, q, row), atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("splits", [1, 2, 4, 16])
+@pytest.mark.parametrize(("H", "Hkv"), [(1, 1), (6, 2), (20, 1)])
+def test_any_number_of_splits_gives_the_same(splits: int, H: int, Hkv: int) -> None:
+    """More than the context has blocks, too: graphs are captured with one number for all contexts."""
+    batch, q = decode_batch([300, 31, 32, 65], H, Hkv, 24)
+    for each in (1, 3):
+        tile = triton_attention.Tile(tokens=32, warps=4, stages=2)
+        batch.plan = attention.TritonPlan(torch.tensor(batch.context_lens), torch.tensor([each]), splits, tile)
+        got = batch.backend.attend(0, q, batch, 1.0)
+        for row in range(4):
+            torch.testing.assert_close(got[row], dense(batch, q, row), atol=1e-5, rtol=1e-4)
+        assert not batch.backend._scratch.arrivals.any(), "the next layer counts from zero"
+
+
+def test_an_engine_on_interpreted_kernels_gives_the_reference_tokens(tmp_path: Path) -> None:
+    make_model(tmp_path, "qwen3", vocab_size=TEXT_VOCAB, num_hidden_layers=1)
+    jobs = [Job(tuple(random_prompt(length, length, TEXT_VOCAB)), 3) for length in (9, 1)]
+    plain = run_jobs(make_engine(tmp_path, kernels="torch", attention_backend="reference"), jobs)
+    engine = make_engine(tmp_path, kernels="triton", page_size=3, max_num_batched_tokens=5)
+    assert engine.runner.backend.name == "triton"
+    run = run_jobs(engine, jobs)
+    assert [run.tokens(i) for i in range(2)] == [plain.tokens(i) for i in range(2)]
+
+
+class Broken:
+    """A kernel whose compiler gives up."""
+
+    def __getitem__(self, _grid: object) -> object:
+        def launch(*_args: object, **_options: object) -> None:
+            raise RuntimeError("out of resource: shared memory\nmore lines of a compiler")
+
+        return launch
+
+
+def test_kernels_that_do_not_compile_are_refused_with_the_reason(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("minillm.kernels.triton_norm._rms_norm", Broken())
+    triton_load.load.cache_clear()
+    try:
+        with pytest.warns(UserWarning, match=r"Triton's kernels failed .*shared memory; torch does their work"):
+            found, why = triton_load.load(CPU, torch.float32)
+        assert found is None and why.endswith("RuntimeError: out of resource: shared memory")
+        with pytest.raises(ValueError, match=r"kernels is 'triton', but .*shared memory; use kernels='auto'"):
+            choose_kernels("triton", CPU, torch.float32)
+    finally:
+        triton_load.load.cache_clear()
+
+
+def test_kernels_that_compute_something_else_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(triton_rows, "few_rows_linear", lambda x, weight, _bias: x @ weight.T + 1)
+    with pytest.raises(RuntimeError, match="few_rows_linear gives another result than torch does"):
+        triton_kernels.try_all(kernels, CPU, torch.float32)
+
+
+def test_attention_that_does_not_compile_leaves_the_reference(monkeypatch: pytest.MonkeyPatch) -> None:
+    batch, _ = decode_batch([5], 6, 2, 16)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert choose_backend("auto", kernels, batch.kv_cache, 6).name == "triton"
+    monkeypatch.setattr(triton_attention, "_paged_decode", Broken())
+    with pytest.warns(UserWarning, match="Triton's attention kernels failed"):
+        assert choose_backend("auto", kernels, batch.kv_cache, 6).name == "reference"
+    with pytest.warns(UserWarning), pytest.raises(ValueError, match=r"attention_backend is 'triton', but .*shared mem"):
+        choose_backend("triton", kernels, batch.kv_cache, 6)
+
+
+def test_heads_that_are_too_large_leave_the_reference() -> None:
+    batch, _ = decode_batch([5], 2, 2, 320)
+    assert choose_backend("auto", kernels, batch.kv_cache, 2).name == "reference"
+    with pytest.raises(ValueError, match=r"heads have 320 numbers, and its kernels take at most 256; use 'reference'"):
+        choose_backend("triton", kernels, batch.kv_cache, 2)

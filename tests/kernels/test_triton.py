@@ -1,0 +1,67 @@
+"""Triton's kernels on a CPU: its interpreter runs them, in a process of its own, because it must be told beforehand."""
+
+import os
+import re
+import subprocess
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+import torch
+
+from minillm.attention.backend import choose_backend
+from minillm.kernels.choose import choose_kernels
+from minillm.kernels.torch_kernels import TorchKernels
+
+TESTS = Path(__file__).resolve().parent.parent
+needs_triton = pytest.mark.skipif(find_spec("triton") is None, reason="triton is not installed")
+
+
+@needs_triton
+@pytest.mark.parametrize(
+    ("file", "least"),
+    [("kernels/test_kernels.py", 30), ("attention/test_backends.py", 20), ("kernels/interpreted_triton.py", 30)],
+)
+def test_in_the_interpreter(file: str, least: int) -> None:
+    """The tests that every kernel and backend passes, and what only these have."""
+    command = [sys.executable, "-m", "pytest", str(TESTS / file), "-k", "triton", "--tb=short", "-p", "no:xdist"]
+    env = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}
+    env |= {"TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    done = subprocess.run(command, cwd=TESTS.parent, env=env, capture_output=True, text=True, timeout=280)
+    assert done.returncode == 0, done.stdout + done.stderr
+    passed = re.search(r"(\d+) passed", done.stdout)
+    assert passed and int(passed[1]) >= least, done.stdout
+
+
+def test_they_are_refused_on_a_cpu_with_the_reason() -> None:
+    if os.environ.get("TRITON_INTERPRET") == "1":
+        pytest.skip("the interpreter has them on a CPU")
+    with pytest.raises(ValueError, match=r"kernels is 'triton', but .* need device='cuda', and this is cpu .*'auto'"):
+        choose_kernels("triton", torch.device("cpu"), torch.float32)
+    with pytest.raises(ValueError, match=r"attention_backend 'triton' needs kernels='triton', but .* 'torch'"):
+        choose_backend("triton", TorchKernels())
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU that works")
+@needs_triton
+def test_a_gpu_on_which_they_fail_gets_torchs_and_a_warning() -> None:
+    """Here there is none, so that compiling for it fails for certain."""
+    from minillm.kernels import triton_load
+
+    triton_load.load.cache_clear()
+    with pytest.warns(UserWarning, match=r"Triton's kernels failed on this machine: .*; torch does their work"):
+        assert choose_kernels("auto", torch.device("cuda"), torch.float32).name == "torch"
+
+
+def test_a_cpu_engine_imports_no_triton() -> None:
+    code = """
+import sys, torch
+before = "triton" in sys.modules
+from minillm.kernels.choose import choose_kernels
+from minillm.attention.backend import choose_backend
+choose_backend("auto", choose_kernels("auto", torch.device("cpu"), torch.float32))
+assert before or "triton" not in sys.modules
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
