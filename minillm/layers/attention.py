@@ -13,7 +13,7 @@ from minillm.layers.norm import make_norm
 class Attention(nn.Module):
     """Grouped-query attention (Ainslie et al. 2023) with rotary positions, over the paged cache of ``batch``.
 
-    An architecture that differs overrides `turn_and_store` or `rope_of`; the rest is in the config. ``o_bias`` is for
+    An architecture that differs overrides `prepare_heads` or `rope_of`; the rest is in the config. ``o_bias`` is for
     those whose output projection has a bias where the others have none, or the other way round.
     """
 
@@ -27,6 +27,11 @@ class Attention(nn.Module):
         self.o_proj = RowParallelLinear(heads * config.head_dim, config.hidden_size, o_bias, build)
         self.num_heads, self.num_kv_heads = self.qkv_proj.num_heads, self.qkv_proj.num_kv_heads
         self.kernels = build.kernels
+
+    fuses = False  # whether `turn_and_store` does what `prepare_heads` would
+
+    def prepare_heads(self, qkv: Tensor) -> None:
+        """What happens to ``qkv [T, (H + 2 * Hkv) * D]``, in place, before it is turned by position: here nothing."""
 
     def turn_and_store(self, qkv: Tensor, cos: Tensor, sin: Tensor, cache: Tensor, slots: Tensor) -> None:
         """Turn the queries and keys of ``qkv [T, (H + 2 * Hkv) * D]`` by position, in place; then store.
@@ -47,8 +52,14 @@ class Attention(nn.Module):
         q, k, v = heads[:, :H], heads[:, H : H + Hkv], heads[:, H + Hkv :]
         cos, sin = self.rope_of(batch)
         cache = batch.kv_cache.slots[self.layer]  # [P * S, 2 * Hkv * D]
+        fused = self.fuses and not probe.on  # whoever listens sees each stage by itself
+        if not fused:
+            self.prepare_heads(qkv)
         probe.on and probe("kv.store", layer=self.layer, q=q, k=k, v=v, slots=batch.slots, batch=batch)
-        self.turn_and_store(qkv, cos, sin, cache, batch.slots)
+        if fused:
+            self.turn_and_store(qkv, cos, sin, cache, batch.slots)
+        else:
+            Attention.turn_and_store(self, qkv, cos, sin, cache, batch.slots)
         probe.on and probe("attention.attend", layer=self.layer, q=q, k=k, v=v, batch=batch)
         out = batch.backend.attend(self.layer, q, batch, self.scale, self.window)  # [T, H * D]
         return self.o_proj(out)
@@ -61,6 +72,13 @@ class NormedAttention(Attention):
         super().__init__(config, layer, build, o_bias)
         self.q_norm = make_norm(config, build, config.head_dim)
         self.k_norm = make_norm(config, build, config.head_dim)
+
+    fuses = True
+
+    def prepare_heads(self, qkv: Tensor) -> None:
+        """Each head of ``qkv [T, (H + 2 * Hkv) * D]`` by itself, over its D numbers, in place; values stay."""
+        q, k = self.q_norm, self.k_norm
+        self.kernels.norm_heads(qkv, q.weight, k.weight, q.eps, self.num_heads, self.num_kv_heads, q.offset)
 
     def turn_and_store(self, qkv: Tensor, cos: Tensor, sin: Tensor, cache: Tensor, slots: Tensor) -> None:
         """As above, but each head of ``qkv [T, (H + 2 * Hkv) * D]`` is normalised first, over its D numbers; values

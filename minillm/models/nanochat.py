@@ -37,12 +37,10 @@ class NanoChatAttention(Attention):
         super().__init__(config, layer, build)
         self.eps = config.rms_norm_eps
 
-    def turn_and_store(self, qkv: Tensor, cos: Tensor, sin: Tensor, cache: Tensor, slots: Tensor) -> None:
-        """Each query and key head of ``qkv [T, (H + 2 * Hkv) * D]`` is normalised first, over its D numbers, in
-        place."""
+    def prepare_heads(self, qkv: Tensor) -> None:
+        """Each query and key head of ``qkv [T, (H + 2 * Hkv) * D]`` is normalised over its D numbers, in place."""
         heads = qkv.view(len(qkv), -1, self.head_dim)[:, : self.num_heads + self.num_kv_heads]
         heads.copy_(F.rms_norm(heads, heads.shape[-1:], eps=self.eps))
-        super().turn_and_store(qkv, cos, sin, cache, slots)
 
 
 class NanoChatMLP(nn.Module):

@@ -242,7 +242,7 @@ def test_a_checkpoint_without_a_tokenizer(tmp_path: Path) -> None:
         ({"architectures": ["GPT2LMHeadModel"]},
          r"architecture 'GPT2LMHeadModel' is not supported; supported: .*LlamaForCausalLM"),
         ({"architectures": None}, r"architecture 'unknown' is not supported"),
-        ({"hidden_act": "swish2"}, r"hidden_act is 'swish2'; supported: gelu, gelu_pytorch_tanh, relu, silu"),
+        ({"hidden_act": "swish2"}, r"hidden_act is 'swish2'; supported: gelu, gelu_pytorch_tanh, relu, relu2, silu"),
         ({"rope_parameters": {"rope_type": "spiral"}},
          r"RoPE type 'spiral' is unknown; supported: default, linear"),
         ({"rope_parameters": {"rope_type": "linear"}}, r"RoPE type 'linear' needs 'factor'"),

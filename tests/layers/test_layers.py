@@ -65,7 +65,9 @@ def test_gated_activation_takes_gate_before_up(kernels: TorchKernels) -> None:
 
 
 def test_an_unknown_activation_lists_the_known_ones() -> None:
-    with pytest.raises(ValueError, match=r"hidden_act is 'swish2'; supported: gelu, gelu_pytorch_tanh, relu, silu"):
+    with pytest.raises(
+        ValueError, match=r"hidden_act is 'swish2'; supported: gelu, gelu_pytorch_tanh, relu, relu2, silu"
+    ):
         GatedActivation("swish2", LayerBuild())
 
 
