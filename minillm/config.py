@@ -2,6 +2,7 @@
 
 import dataclasses
 import difflib
+import math
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,29 @@ SWITCH_ALIASES: dict[str, tuple[str, dict[bool, Any]]] = {
     "enable_prefix_caching": ("prefix_cache", {True: "radix", False: "none"}),  # vLLM
     "disable_radix_cache": ("prefix_cache", {True: "none", False: "radix"}),  # SGLang
     "disable_overlap_schedule": ("async_scheduling", {True: False, False: True}),  # SGLang
+}
+
+# What scripts for other engines set too: the values that are so here anyway. Others are refused, by name.
+ONLY: dict[str, tuple[Any, ...]] = {
+    "trust_remote_code": (False, True),  # no checkpoint's code is ever run
+    "disable_log_stats": (True, False),
+    "disable_custom_all_reduce": (False, True),
+    "tensor_parallel_size": (1,),
+    "pipeline_parallel_size": (1,),
+    "data_parallel_size": (1,),
+    "enable_expert_parallel": (False,),
+    "distributed_executor_backend": (None, "uni"),
+    "tokenizer_mode": ("auto",),
+    "revision": (None,),
+    "quantization": (None,),
+    "kv_cache_dtype": ("auto",),
+    "speculative_config": (None,),
+    "enable_lora": (False,),
+    "cpu_offload_gb": (0,),
+    "generation_config": ("auto",),
+    "tp_size": (1,),  # SGLang, as those below
+    "pp_size": (1,),
+    "dp_size": (1,),
 }
 
 
@@ -103,6 +127,11 @@ class EngineConfig:
         known = {f.name for f in dataclasses.fields(cls)}
         ours: dict[str, Any] = {}
         for name, value in settings.items():
+            if name in ONLY:
+                if value not in ONLY[name]:
+                    served = " or ".join(map(repr, ONLY[name]))
+                    raise ValueError(f"{name} is {value!r}, and only {served} is served yet")
+                continue
             target = ALIASES.get(name, name)
             if name in SWITCH_ALIASES:
                 target, meaning = SWITCH_ALIASES[name]
@@ -168,6 +197,11 @@ class EngineConfig:
                 f"max_num_batched_tokens is {self.max_num_batched_tokens}, but with {whole} a sequence of up to "
                 f"max_model_len={max_model_len} tokens must fit into one step; raise the one or lower the other"
             )
+
+
+# Fields of config.json, or of its RoPE parameters, that are numbers.
+NUMBERS = ("rms_norm_eps", "rope_theta", "rope_local_base_freq", "factor", "original_max_position_embeddings",
+           "query_pre_attn_scalar", "final_logit_softcapping")  # fmt: skip
 
 
 @dataclass
@@ -241,6 +275,7 @@ class ModelConfig:
         for name in (*needed, "num_key_value_heads", "head_dim", "max_position_embeddings", "ffn_dim"):
             if raw.get(name) is not None:
                 _at_least(f"config.json: {name}", raw[name], 1)
+        _check_kinds(raw)
         whole, raw = raw, translate(raw)
         if missing := [name for name in needed if raw.get(name) is None]:
             raise ValueError(f"config.json lacks {', '.join(missing)}; a decoder-only language model's config has them")
@@ -283,6 +318,16 @@ class ModelConfig:
             raw=whole,
         )
 
+    @property
+    def context_limit(self) -> int:
+        """The most tokens of prompt and answer together. With YaRN or linear scaling these are the original positions
+        times the factor, where ``max_position_embeddings`` does not count that in already (as Gemma's does)."""
+        if self.rope.type not in ("linear", "yarn") or self.local_rope is not None:
+            return self.max_position_embeddings
+        given = self.rope.parameters
+        original = given.get("original_max_position_embeddings") or self.max_position_embeddings
+        return max(self.max_position_embeddings, int(original * (given.get("factor") or 1)))
+
     def window(self, layer: int) -> int | None:
         """How many tokens back this layer sees, itself included; None is all."""
         return self.layer_windows[layer] if self.layer_windows else None
@@ -300,6 +345,40 @@ def _rope_config(raw: dict[str, Any]) -> RopeConfig:
     theta = parameters.pop("rope_theta", None) or raw.get("rope_theta") or 10000.0
     share = parameters.pop("partial_rotary_factor", raw.get("partial_rotary_factor"))
     return RopeConfig(float(theta), kind, 1.0 if share is None else float(share), parameters)
+
+
+def _check_kinds(raw: dict[str, Any]) -> None:
+    """Refuse fields of the wrong kind: text that looks like a number or a switch would be misread."""
+    ropes = []
+    for name in ("rope_parameters", "rope_scaling"):
+        if not isinstance(raw.get(name) or {}, dict):
+            raise ValueError(f"config.json: {name} is {raw[name]!r}; it must be an object, or null")
+        rope = raw.get(name) or {}
+        ropes += [rope, *(part for part in rope.values() if isinstance(part, dict))]  # one for each kind of layer
+    for fields in (raw, *ropes):
+        for name in NUMBERS:
+            value = fields.get(name)
+            if value is not None and not _is_number(value):
+                raise ValueError(f"config.json: {name} is {value!r}; it must be a number")
+        share = fields.get("partial_rotary_factor")
+        if share is not None and not (_is_number(share) and 0 < share <= 1):
+            raise ValueError(
+                f"config.json: partial_rotary_factor is {share!r}; it must be a share, above 0 and at most 1"
+            )
+    for name in ("tie_word_embeddings", "attention_bias", "mlp_bias", "enable_bias", "use_sliding_window"):
+        if not isinstance(raw.get(name), bool | None):
+            raise ValueError(f"config.json: {name} is {raw[name]!r}; it must be true or false")
+    kinds = raw.get("layer_types")
+    if kinds is not None and not (isinstance(kinds, list) and all(isinstance(kind, str) for kind in kinds)):
+        raise ValueError(f"config.json: layer_types is {kinds!r}; it must be a list of names, one for each layer")
+    eos = raw.get("eos_token_id")
+    for id in eos if isinstance(eos, list) else () if eos is None else (eos,):
+        _at_least("config.json: eos_token_id", id, 0)
+    _at_least("config.json: max_window_layers", raw.get("max_window_layers") or 0, 0)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def _one_of(name: str, value: Any, choices: tuple[Any, ...]) -> None:

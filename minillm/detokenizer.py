@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 from minillm.tokenizer import Tokenizer
 
+PROMPT_WINDOW = 5  # tokens of the prompt that are looked at again
 INCOMPLETE = "\ufffd"  # what decoding gives for bytes that are no whole character (yet)
 
 
@@ -19,6 +20,8 @@ class Detokenizer:
     text: what is out. token_ids: the tokens taken. stop: the stop string that was found; nothing is taken after it.
     keep_stop: the text is cut after the stop string instead of before it.
     min_tokens: a stop string that is complete with the first so many tokens does not count.
+    prompt_ids: what the text follows. Its last tokens are the first window, without which a decoder that drops a text's
+        leading space would drop the answer's.
     """
 
     def __init__(
@@ -28,6 +31,7 @@ class Detokenizer:
         keep_stop: bool = False,
         min_tokens: int = 0,
         skip_special_tokens: bool = True,
+        prompt_ids: Sequence[int] = (),
     ) -> None:
         self.tokenizer = tokenizer
         self.stops, self.keep_stop, self.min_tokens = stops, keep_stop, min_tokens
@@ -39,6 +43,9 @@ class Detokenizer:
         self._searched = 0  # characters of it in which no stop string ends
         self._window = 0  # where the window starts
         self._read = 0  # tokens whose text is made
+        self._prompt = list(prompt_ids[-PROMPT_WINDOW:])  # the window's tokens before those; soon empty
+        if self._prompt and self._text_of(self._prompt).endswith(INCOMPLETE):
+            self._prompt = []  # half a character is nothing to go on from
 
     def add(self, token_ids: list[int], last: bool = False) -> str:
         """Take new tokens; the text that comes out. ``last`` lets out what was held back, complete or not."""
@@ -59,11 +66,12 @@ class Detokenizer:
 
     def _decode(self, last: bool = False) -> None:
         """Make text of the tokens that have none yet."""
-        before = self._text_of(self.token_ids[self._window : self._read])
-        after = self._text_of(self.token_ids[self._window :])
+        before = self._text_of(self._prompt + self.token_ids[self._window : self._read])
+        after = self._text_of(self._prompt + self.token_ids[self._window :])
         if len(after) > len(before) and (last or not after.endswith(INCOMPLETE)):
             self._window, self._read = self._read, len(self.token_ids)
             self._made += after[len(before) :]
+            self._prompt = []  # the answer's own tokens are the window now
 
     def _search(self) -> None:
         """Look for a stop string that ends in the new text, and cut there."""

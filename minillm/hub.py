@@ -4,6 +4,7 @@ from pathlib import Path
 
 ASSETS = Path(__file__).parent / "assets"
 WANTED = ["*.json", "*.safetensors", "*.jinja", "*.model", "*.txt"]
+UNWANTED = ["consolidated*"]  # Mistral's repositories hold the weights twice, the second time in a form of their own
 
 
 def bundled_models() -> list[str]:
@@ -31,8 +32,9 @@ def resolve_model(name: str, config_only: bool = False) -> Path:
         )
     from huggingface_hub import snapshot_download
 
+    patterns = ["*.json"] if config_only else WANTED
     try:
-        return Path(snapshot_download(name, allow_patterns=["*.json"] if config_only else WANTED))
+        return Path(snapshot_download(name, allow_patterns=patterns, ignore_patterns=UNWANTED))
     except Exception as error:
         raise FileNotFoundError(
             f"model {name!r}: no such folder, and the Hugging Face Hub did not give it "

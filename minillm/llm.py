@@ -1,12 +1,19 @@
 """LLM: the engine as a Python object. The interface is vLLM's, so what runs there runs here with its import changed."""
 
 from collections.abc import Generator, Iterable, Iterator, Sequence
+from numbers import Integral
 from typing import Any
 
 from minillm.config import EngineConfig
 from minillm.engine.engine import Engine, Prompt
+from minillm.files import read_json
 from minillm.request import Request, RequestOutput, SamplingParams
 from minillm.tokenizer import Message, Tokenizer
+
+Params = SamplingParams | Iterable[SamplingParams] | None
+
+# What generation_config.json may say of sampling.
+DEFAULTS = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty")
 
 
 class LLM:
@@ -23,15 +30,36 @@ class LLM:
     def get_tokenizer(self) -> Tokenizer:
         return self.engine.tokenizer
 
+    def get_default_sampling_params(self) -> SamplingParams:
+        """What counts where no sampling parameters are given: what generation_config.json says, else vLLM's own."""
+        path = self.engine.folder / "generation_config.json"
+        raw = read_json(path) if path.exists() else {}
+        try:
+            return SamplingParams(**{name: raw[name] for name in DEFAULTS if raw.get(name) is not None})
+        except ValueError as error:
+            raise ValueError(f"{path}: {error}; mend it there, or give sampling_params") from None
+
+    def flush_cache(self) -> bool:
+        """Forget all cached prefixes. RuntimeError unless nothing runs and nothing waits."""
+        self.engine.flush_cache()
+        return True
+
+    reset_prefix_cache = flush_cache  # vLLM's name
+
     def generate(
         self,
         prompts: Prompt | Sequence[Prompt],
-        sampling_params: SamplingParams | Sequence[SamplingParams] | None = None,
+        sampling_params: Params = None,
         use_tqdm: bool = True,
+        priority: int | Sequence[int] | None = None,
     ) -> list[RequestOutput]:
-        """The answers to one prompt or many, in their order. ``sampling_params``: one for all, or one for each."""
+        """The answers to one prompt or many, in their order.
+
+        sampling_params: one for all, or one for each; None is `get_default_sampling_params`.
+        priority: one for all, or one for each; lower goes first, with ``scheduling_policy="priority"``.
+        """
         finals: dict[int, RequestOutput] = {}
-        requests = self._add(as_prompts(prompts), sampling_params, stream=False)
+        requests = self._add(as_prompts(prompts), sampling_params, priority, stream=False)
         with _progress(len(requests), use_tqdm) as advance:
             for output in self._run(requests):
                 if output.finished:
@@ -42,30 +70,33 @@ class LLM:
     def chat(
         self,
         messages: Sequence[Message] | Sequence[Sequence[Message]],
-        sampling_params: SamplingParams | Sequence[SamplingParams] | None = None,
+        sampling_params: Params = None,
         use_tqdm: bool = True,
+        priority: int | Sequence[int] | None = None,
     ) -> list[RequestOutput]:
         """The assistant's answer to one conversation or to many, through the checkpoint's chat template."""
-        return self.generate(self._chat_prompts(messages), sampling_params, use_tqdm)
+        return self.generate(self._chat_prompts(messages), sampling_params, use_tqdm, priority)
 
     def stream(
         self,
         prompts: Prompt | Sequence[Prompt],
-        sampling_params: SamplingParams | Sequence[SamplingParams] | None = None,
+        sampling_params: Params = None,
+        priority: int | Sequence[int] | None = None,
     ) -> Iterator[RequestOutput]:
         """Like `generate`, but an output for every new token; its ``outputs[0].delta`` is the text it adds.
 
         Leaving the loop early aborts what is unfinished.
         """
-        return self._run(self._add(as_prompts(prompts), sampling_params, stream=True))
+        return self._run(self._add(as_prompts(prompts), sampling_params, priority, stream=True))
 
     def stream_chat(
         self,
         messages: Sequence[Message] | Sequence[Sequence[Message]],
-        sampling_params: SamplingParams | Sequence[SamplingParams] | None = None,
+        sampling_params: Params = None,
+        priority: int | Sequence[int] | None = None,
     ) -> Iterator[RequestOutput]:
         """Like `chat`, token by token."""
-        return self.stream(self._chat_prompts(messages), sampling_params)
+        return self.stream(self._chat_prompts(messages), sampling_params, priority)
 
     def _chat_prompts(self, messages: Sequence[Message] | Sequence[Sequence[Message]]) -> list[Prompt]:
         several = not messages or not isinstance(messages[0], dict)
@@ -77,23 +108,36 @@ class LLM:
         ]
 
     def _add(
-        self, prompts: list[Prompt], params: SamplingParams | Sequence[SamplingParams] | None, stream: bool
+        self, prompts: list[Prompt], params: Params, priority: int | Sequence[int] | None, stream: bool
     ) -> list[Request]:
         """Queue all prompts or, if one is refused, none."""
-        if params is None or isinstance(params, SamplingParams):
-            params = [params or SamplingParams()] * len(prompts)
-        if len(params) != len(prompts):
+        given = _one_each("sampling_params", self.get_default_sampling_params() if params is None else params, prompts)
+        if wrong := [one for one in given if not isinstance(one, SamplingParams)]:
             raise ValueError(
-                f"{len(prompts)} prompts, but {len(params)} sampling_params; give one for all, or one for each"
+                f"sampling_params has {wrong[0]!r}; it must be SamplingParams, one for all or one for each prompt"
             )
+        priorities = self._priorities(priority, prompts)
         requests: list[Request] = []
         try:
-            for prompt, one in zip(prompts, params):
-                requests.append(self.engine.add_request(prompt, one, stream))
+            for prompt, one, rank in zip(prompts, given, priorities):
+                requests.append(self.engine.add_request(prompt, one, stream, rank))
         except BaseException:
             self._abort(requests)
             raise
         return requests
+
+    def _priorities(self, priority: int | Sequence[int] | None, prompts: list[Prompt]) -> list[int]:
+        """One for each prompt."""
+        given = _one_each("priorities", 0 if priority is None else priority, prompts)
+        if isinstance(priority, bool) or not all(isinstance(one, Integral) for one in given):
+            raise ValueError(f"priority is {priority!r}; it must be a whole number, or one for each prompt")
+        policy = self.engine.config.scheduling_policy
+        if any(given) and policy != "priority":
+            raise ValueError(
+                f"priority is {priority!r}, but scheduling_policy is {policy!r}; build the LLM with "
+                "scheduling_policy='priority', or leave priority out"
+            )
+        return [int(one) for one in given]
 
     def _run(self, requests: list[Request]) -> Iterator[RequestOutput]:
         """Step until these requests have ended. Left early (an error, Ctrl-C, a closed loop), they are aborted."""
@@ -145,6 +189,16 @@ def as_prompts(prompts: Prompt | Sequence[Prompt]) -> list[Prompt]:
         return [prompts]
     listed: list[Any] = list(prompts)
     return [listed] if listed and isinstance(listed[0], int) else listed
+
+
+def _one_each(name: str, given: Any, prompts: list[Prompt]) -> list[Any]:
+    """What was given for each prompt, or for all of them."""
+    if not isinstance(given, Iterable) or isinstance(given, (str, dict)):
+        return [given] * len(prompts)
+    each = list(given)
+    if len(each) != len(prompts):
+        raise ValueError(f"{len(prompts)} prompts, but {len(each)} {name}; give one for all, or one for each")
+    return each
 
 
 class _progress:

@@ -46,6 +46,7 @@ class Request:
     stop_ids: tokens that end it. end_ids: those that min_tokens forbids, which are the model's own end tokens too.
     leader, index: of several answers to one prompt (n), the first one, and which one this is. The leader has None.
     bad_words: token sequences that may not be generated.
+    broken: its grammar could not be followed to the end, so that an end that looks whole is none.
     logprobs: for each generated token the candidates, itself first; prompt_logprobs likewise, None for the first token.
     """
 
@@ -77,6 +78,7 @@ class Request:
     index: int = 0
     end_ids: frozenset[int] = frozenset()
     bad_words: list[list[int]] = field(default_factory=list, repr=False)
+    broken: bool = False
     logprobs: list[list[Candidate]] = field(default_factory=list, repr=False)
     prompt_logprobs: list[list[Candidate] | None] = field(default_factory=list, repr=False)
 
@@ -131,6 +133,7 @@ class Request:
         self.prompt_logprobs = [*known, *logprobs[len(known) - position :]]
 
     def finish(self, reason: str, stop_reason: int | str | None = None) -> None:
+        reason = "abort" if self.broken and reason == "stop" else reason
         self.state, self.finish_reason, self.stop_reason = RequestState.FINISHED, reason, stop_reason
 
     def __repr__(self) -> str:

@@ -1,9 +1,13 @@
 """What a request may ask of the sampler. Names, defaults and limits are vLLM's."""
 
-import math
+import json
 import numbers
 from dataclasses import dataclass, field
 from typing import Any
+
+MOST_ANSWERS = 16384  # to one prompt, as in vLLM
+# Settings are used as float32: what is larger would be infinite there, and what is smaller nothing, or nearly.
+LARGEST, SMALLEST = (2 - 2.0**-23) * 2.0**127, 2.0**-126
 
 
 @dataclass
@@ -29,7 +33,7 @@ class StructuredOutputsParams:
         if len(given) != 1:
             said = "nothing" if not given else " and ".join(given)
             raise ValueError(f"structured_outputs has {said}; give one of json, json_object, regex, choice, grammar")
-        if self.json is not None and not isinstance(self.json, (str, dict)):
+        if self.json is not None and not (isinstance(self.json, str) or _is_json_object(self.json)):
             raise ValueError(f"structured_outputs: json is {self.json!r}; it must be a JSON schema, a dict or text")
         if self.choice is not None and (
             not isinstance(self.choice, (list, tuple)) or not self.choice or not all(_is_text(c) for c in self.choice)
@@ -46,8 +50,9 @@ class SamplingParams:
 
     temperature: 0 is greedy; above 0, logits are divided by it before the softmax.
     top_p: keep the most likely tokens whose probabilities add up to this, in (0, 1].
-    top_k: keep this many of the most likely tokens; 0 or -1 keeps all.
-    seed: two requests with the same seed, prompt and settings get the same text, whatever else is in the batch.
+    top_k: keep this many of the most likely tokens; 0, -1 or more than there are keeps all.
+    seed: two requests with the same seed, prompt and settings get the same text, whatever else is in the batch; None
+        or -1 is one of the engine's own.
     max_tokens: the most tokens to generate; None goes on to the context limit.
     stop_token_ids: end after one of these tokens, as after the end-of-sequence token.
     ignore_eos: go on after the end-of-sequence token.
@@ -62,10 +67,11 @@ class SamplingParams:
     stop: end as soon as the text holds this string, or one of these; the text is cut before it.
     include_stop_str_in_output: cut after it instead, and let a stop token's own text stand.
     skip_special_tokens: leave special tokens out of the text.
+    detokenize: off, the answer is token ids alone, and its text stays empty.
     logprobs: log probabilities of the chosen token and of this many of the likeliest, for each token of the answer, as
         the model gave them, before any control; -1 is the whole vocabulary, None is none.
     prompt_logprobs: the same for each token of the prompt but its first.
-    n: so many answers to the prompt, each with a seed of its own (seed, seed + 1, ...).
+    n: so many answers to the prompt, each with a seed of its own (seed, seed + 1, ...); at most `MOST_ANSWERS`.
     structured_outputs: what the answer must look like.
     """
 
@@ -91,11 +97,15 @@ class SamplingParams:
     prompt_logprobs: int | None = None
     n: int = 1
     structured_outputs: StructuredOutputsParams | None = None
+    detokenize: bool = True
 
     def __post_init__(self) -> None:
-        self.stop_token_ids = list(self.stop_token_ids or [])
-        self.bad_words = [self.bad_words] if isinstance(self.bad_words, str) else list(self.bad_words or [])
-        self.stop = [self.stop] if isinstance(self.stop, str) else list(self.stop or [])
+        self.seed = None if self.seed == -1 else self.seed
+        self.stop = _listed("stop", self.stop)
+        self.bad_words = _listed("bad_words", self.bad_words)
+        self.stop_token_ids = _token_ids("stop_token_ids", self.stop_token_ids)
+        if self.allowed_token_ids is not None:
+            self.allowed_token_ids = _token_ids("allowed_token_ids", self.allowed_token_ids)
         self._check_filters()
         self._check_logits()
         self._check_ends()
@@ -103,14 +113,14 @@ class SamplingParams:
 
     @property
     def greedy(self) -> bool:
-        return self.temperature == 0
+        return self.temperature < SMALLEST  # nothing, as a float32
 
     @property
     def penalises(self) -> bool:
         return bool(self.repetition_penalty != 1 or self.frequency_penalty or self.presence_penalty)
 
     def _check_filters(self) -> None:
-        if not _within(self.temperature, 0, math.inf) or self.temperature == math.inf:
+        if not _within(self.temperature, 0, LARGEST):
             raise ValueError(f"temperature is {self.temperature}; it must be 0 (greedy) or above, and finite")
         if not _within(self.top_p, 0, 1) or self.top_p == 0:
             raise ValueError(f"top_p is {self.top_p}; it must be above 0 and at most 1 (1 keeps every token)")
@@ -122,9 +132,10 @@ class SamplingParams:
             raise ValueError(f"seed is {self.seed!r}; it must be an integer or None")
 
     def _check_logits(self) -> None:
-        if not _within(self.repetition_penalty, 0, math.inf) or self.repetition_penalty in (0, math.inf):
+        if not _within(self.repetition_penalty, SMALLEST, LARGEST):
             raise ValueError(
-                f"repetition_penalty is {self.repetition_penalty!r}; it must be above 0 and finite (1 changes nothing)"
+                f"repetition_penalty is {self.repetition_penalty!r}; it must be above 0 and finite, also as a float32 "
+                "(1 changes nothing)"
             )
         for name in ("frequency_penalty", "presence_penalty"):
             if not _within(getattr(self, name), -2, 2):
@@ -133,14 +144,12 @@ class SamplingParams:
             if not isinstance(self.logit_bias, dict):
                 raise ValueError(f"logit_bias is {self.logit_bias!r}; it must map token ids to numbers")
             for token, bias in self.logit_bias.items():
-                if not _is_id(token) or not _within(bias, -math.inf, math.inf) or math.isinf(bias):
-                    raise ValueError(f"logit_bias has {token!r}: {bias!r}; it must map token ids to finite numbers")
+                if not _is_id(token) or not _within(bias, -LARGEST, LARGEST):
+                    raise ValueError(
+                        f"logit_bias has {token!r}: {bias!r}; it must map token ids to finite numbers (as float32)"
+                    )
         if self.allowed_token_ids is not None and not self.allowed_token_ids:
             raise ValueError("allowed_token_ids is empty; name at least one token, or give None to allow all")
-        for name in ("allowed_token_ids", "stop_token_ids"):
-            for token in getattr(self, name) or ():
-                if not _is_id(token):
-                    raise ValueError(f"{name} has {token!r}; it must be a list of token ids")
         if wrong := [word for word in self.bad_words if not _is_text(word) or not word.strip()]:
             raise ValueError(f"bad_words has {wrong[0]!r}; each must be text that is not empty")
 
@@ -153,6 +162,8 @@ class SamplingParams:
             raise ValueError(f"min_tokens is {self.min_tokens}, which is more than max_tokens ({self.max_tokens})")
         if wrong := [text for text in self.stop if not _is_text(text)]:
             raise ValueError(f"stop has {wrong[0]!r}; each stop string must be text that is not empty")
+        if self.stop and not self.detokenize:
+            raise ValueError("stop looks at the answer's text, and with detokenize=False there is none; leave one out")
 
     def _check_outputs(self) -> None:
         for name in ("logprobs", "prompt_logprobs"):
@@ -161,8 +172,10 @@ class SamplingParams:
                 raise ValueError(
                     f"{name} is {count!r}; it must be a count of tokens, -1 for the whole vocabulary, or None"
                 )
-        if not _is_whole(self.n) or self.n < 1:
-            raise ValueError(f"n is {self.n!r}; it must be at least 1, the number of answers to a prompt")
+        if not _is_whole(self.n) or not 1 <= self.n <= MOST_ANSWERS:
+            raise ValueError(
+                f"n is {self.n!r}; it must be at least 1 and at most {MOST_ANSWERS}, the number of answers to a prompt"
+            )
         if self.n > 1 and self.greedy:
             raise ValueError(f"n is {self.n}, but temperature 0 gives the same answer each time; raise the temperature")
         if self.structured_outputs is not None and not isinstance(self.structured_outputs, StructuredOutputsParams):
@@ -170,6 +183,30 @@ class SamplingParams:
                 f"structured_outputs is {self.structured_outputs!r}; it must be a StructuredOutputsParams, such as "
                 "StructuredOutputsParams(json=schema)"
             )
+
+
+def _listed(name: str, value: Any) -> list[Any]:
+    """A list of what was given: a text alone, nothing at all, or any collection."""
+    if value is None or isinstance(value, str):
+        return [value] if value is not None else []
+    try:
+        return list(value)
+    except TypeError:
+        raise ValueError(f"{name} is {value!r}; it must be a list") from None
+
+
+def _token_ids(name: str, value: Any) -> list[int]:
+    ids = _listed(name, value)
+    if wrong := [token for token in ids if not _is_id(token)]:
+        raise ValueError(f"{name} has {wrong[0]!r}; it must be a list of token ids")
+    return [int(token) for token in ids]  # numpy's become Python's own
+
+
+def _is_json_object(value: Any) -> bool:
+    try:
+        return isinstance(value, dict) and bool(json.dumps(value))
+    except (TypeError, ValueError):
+        return False
 
 
 def _is_whole(value: Any) -> bool:

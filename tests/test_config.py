@@ -1,13 +1,14 @@
 """The two configurations: names, aliases, and config.json as transformers v4 and v5 write it."""
 
 import dataclasses
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
 from tiny import LLAMA, edit_json, make_llama, write_v4_config
 
-from minillm.config import ALIASES, SWITCH_ALIASES, EngineConfig, ModelConfig
+from minillm.config import ALIASES, ONLY, SWITCH_ALIASES, EngineConfig, ModelConfig
 
 
 def test_defaults_are_possible_settings() -> None:
@@ -144,3 +145,84 @@ def test_end_tokens_are_one_or_several_and_generation_config_wins(tmp_path: Path
 
 def test_bytes_of_keys_and_values() -> None:
     assert ModelConfig.from_dict(LLAMA).kv_bytes_per_token(2) == 2 * 3 * 2 * 16 * 2
+
+
+YARN = {"rope_type": "yarn", "rope_theta": 1e6, "factor": 4.0, "original_max_position_embeddings": 200}
+
+
+@pytest.mark.parametrize(
+    ("rope", "limit"),
+    [
+        (None, 256),
+        (YARN, 800),
+        ({**YARN, "factor": 1.0}, 256),
+        ({"rope_type": "yarn", "original_max_position_embeddings": 64}, 256),
+        ({"rope_type": "linear", "factor": 2.5}, 640),
+        ({"rope_type": "linear", "factor": 4.0, "original_max_position_embeddings": 64}, 256),
+        ({"rope_type": "llama3", "factor": 8.0, "original_max_position_embeddings": 200}, 256),
+    ],
+)
+def test_yarn_and_linear_scaling_reach_further_than_the_training(rope: dict[str, Any] | None, limit: int) -> None:
+    """As their model cards say: original x factor, where the config does not count it in already."""
+    assert ModelConfig.from_dict({**LLAMA, "rope_parameters": rope}).context_limit == limit
+
+
+def test_gemma_counts_its_factor_in_already() -> None:
+    rope = {"full_attention": {"rope_type": "linear", "factor": 8.0}, "sliding_attention": {"rope_type": "default"}}
+    config = ModelConfig.from_dict({**LLAMA, "architectures": ["Gemma3ForCausalLM"], "rope_parameters": rope})
+    assert config.rope.type == "linear" and config.context_limit == 256
+
+
+@pytest.mark.parametrize(
+    ("raw", "says"),
+    [
+        ({"rms_norm_eps": "1e-5"}, "rms_norm_eps is '1e-5'; it must be a number"),
+        ({"rms_norm_eps": float("nan")}, "rms_norm_eps is nan"),
+        ({"rope_theta": "10000"}, "rope_theta is '10000'"),
+        ({"rope_theta": True}, "rope_theta is True"),
+        ({"eos_token_id": "2"}, "eos_token_id is '2'; it must be a whole number"),
+        ({"eos_token_id": [2, "3"]}, "eos_token_id is '3'"),
+        ({"eos_token_id": True}, "eos_token_id is True"),
+        ({"tie_word_embeddings": "false"}, "tie_word_embeddings is 'false'; it must be true or false"),
+        ({"attention_bias": 1}, "attention_bias is 1"),
+        ({"use_sliding_window": "no"}, "use_sliding_window is 'no'"),
+        ({"layer_types": 5}, "layer_types is 5; it must be a list of names"),
+        ({"layer_types": [["full_attention"]]}, "layer_types is [['full_attention']]"),
+        ({"rope_parameters": [1]}, "rope_parameters is [1]; it must be an object"),
+        ({"rope_scaling": "linear"}, "rope_scaling is 'linear'; it must be an object"),
+        ({"rope_parameters": {"rope_type": "linear", "factor": "4"}}, "factor is '4'"),
+        ({"partial_rotary_factor": 2.0}, "partial_rotary_factor is 2.0; it must be a share, above 0 and at most 1"),
+        ({"partial_rotary_factor": 0}, "partial_rotary_factor is 0"),
+        ({"rope_parameters": {"partial_rotary_factor": -0.5}}, "partial_rotary_factor is -0.5"),
+        ({"rope_scaling": {"partial_rotary_factor": "half"}}, "partial_rotary_factor is 'half'"),
+        ({"rope_parameters": {"full_attention": {"partial_rotary_factor": 1.5}}}, "partial_rotary_factor is 1.5"),
+        ({"max_window_layers": "28"}, "max_window_layers is '28'"),
+    ],
+)
+def test_fields_of_the_wrong_kind_are_refused_by_name(raw: dict[str, Any], says: str) -> None:
+    for architecture in ("LlamaForCausalLM", "Qwen2ForCausalLM", "Gemma3ForCausalLM", "Phi3ForCausalLM"):
+        with pytest.raises(ValueError, match=re.escape(f"config.json: {says}")):
+            ModelConfig.from_dict({**LLAMA, "architectures": [architecture], **raw})
+
+
+@pytest.mark.parametrize("raw", [{"eos_token_id": 0}, {"tie_word_embeddings": None}, {"rope_parameters": None},
+                                 {"layer_types": None}, {"rms_norm_eps": 1}, {"partial_rotary_factor": 1},
+                                 {"partial_rotary_factor": 0.5}])  # fmt: skip
+def test_fields_of_the_right_kind_are_taken(raw: dict[str, Any]) -> None:
+    assert ModelConfig.from_dict({**LLAMA, **raw}).context_limit == 256
+
+
+@pytest.mark.parametrize("name", sorted(ONLY))
+def test_settings_of_others_that_change_nothing_here(name: str) -> None:
+    """They are accepted with what is so anyway, and refused with anything else."""
+    for value in ONLY[name]:
+        assert EngineConfig.from_settings(**{name: value}) == EngineConfig()
+    with pytest.raises(ValueError, match=f"{name} is 'other', and only .* is served yet"):
+        EngineConfig.from_settings(**{name: "other"})
+
+
+def test_what_only_others_serve_is_named() -> None:
+    with pytest.raises(ValueError, match="tensor_parallel_size is 2, and only 1 is served yet"):
+        EngineConfig.from_settings(tensor_parallel_size=2)
+    names = {field.name for field in dataclasses.fields(EngineConfig)}
+    assert not set(ONLY) & (names | set(ALIASES) | set(SWITCH_ALIASES))

@@ -107,6 +107,28 @@ def test_words_come_out_with_the_space_before_them(spaces: Tokenizer) -> None:
     assert deltas(spaces, [[0], [6], [3], [5]]) == ["the", " page", "s", "."]
 
 
+@given(prompt=st.lists(st.integers(0, 6), min_size=1, max_size=8), pieces=st.lists(st.integers(0, 6), min_size=1))
+@settings(max_examples=100)
+def test_the_first_words_space_is_there_after_a_prompt(spaces: Tokenizer, prompt: list[int], pieces: list[int]) -> None:
+    """The decoder drops a text's first space; the answer's is not that of the whole text."""
+    detokenizer = Detokenizer(spaces, prompt_ids=prompt)
+    shown = "".join([*(detokenizer.add([token]) for token in pieces), detokenizer.add([], last=True)])
+    assert spaces.decode(prompt) + shown == spaces.decode(prompt + pieces)
+    assert (detokenizer.text, detokenizer.token_ids) == (shown, pieces)
+
+
+@pytest.mark.parametrize("stops", [[], ["page"]])
+def test_a_prompt_changes_nothing_else(spaces: Tokenizer, byte_level: Tokenizer, stops: list[str]) -> None:
+    """Even one that ends in the middle of a character: its other half is as broken as it is alone."""
+    assert Detokenizer(spaces, stops, prompt_ids=[0, 3]).add([5, 1], last=True) == ". a"
+    llama = byte_level.encode("🦙")
+    detokenizer = Detokenizer(byte_level, stops, prompt_ids=[*byte_level.encode("ab"), *llama[:2]])
+    rest = [*llama[2:], *byte_level.encode("c")]
+    assert detokenizer.add(rest, last=True) == byte_level.decode(rest)
+    for special in ([0], [0] * 9):  # those leave no text, so what follows them begins a text
+        assert Detokenizer(byte_level, stops, prompt_ids=special).add(byte_level.encode("ab"), last=True) == "ab"
+
+
 @given(text=st.text(max_size=60))
 @settings(max_examples=60)
 def test_the_bundled_tokenizer_token_by_token(text: str) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tiny import Oracle
+from tiny import Oracle, edit_json, make_llama
 from workload import assert_idle
 
 from minillm import LLM, RequestOutput, SamplingParams
@@ -84,6 +84,73 @@ def test_defaults_are_vllms(llm: LLM) -> None:
     """No sampling parameters: temperature 1, at most 16 tokens."""
     (output,) = llm.generate("Hi", use_tqdm=False)
     assert len(ids(output)) == 16 or output.outputs[0].finish_reason == "stop"
+
+
+def test_defaults_of_the_checkpoint_count_where_no_sampling_params_are_given(tmp_path: Path) -> None:
+    """As in vLLM; whoever gives any gets those alone."""
+    make_llama(tmp_path)
+    edit_json(tmp_path / "generation_config.json", temperature=0.6, top_k=1, top_p=0.95, min_p=None, do_sample=True)
+    llm = LLM(str(tmp_path), num_pages=64)
+    assert llm.get_default_sampling_params() == SamplingParams(temperature=0.6, top_k=1, top_p=0.95)
+    params = SamplingParams(temperature=0)
+    for ask in (llm.generate, llm.stream):
+        outputs = list(ask([[5, 6], [7]])), list(ask([[5, 6], [7]], params))
+        assert [ids(output) for output in outputs[0]] == [ids(output) for output in outputs[1]]
+    edit_json(tmp_path / "generation_config.json", temperature="hot")
+    with pytest.raises(ValueError, match=r"generation_config.json: temperature is hot"):
+        llm.generate([5], use_tqdm=False)
+    (tmp_path / "generation_config.json").unlink()
+    assert llm.get_default_sampling_params() == SamplingParams()
+
+
+def test_lower_priorities_are_admitted_first(oracle: Oracle) -> None:
+    llm = make_llm(oracle, scheduling_policy="priority", max_num_seqs=1)
+    for priority, order in (([2, 0, 1], "bca"), (5, "abc"), (None, "abc")):
+        outputs = llm.stream(["a", "b", "c"], GREEDY, priority=priority)
+        assert "".join(str(output.prompt) for output in outputs if output.finished) == order
+    outputs = llm.generate(["a", "b"], GREEDY, use_tqdm=False, priority=[1, 0])
+    assert [output.prompt for output in outputs] == ["a", "b"]
+
+
+@pytest.mark.parametrize(
+    ("priority", "says"),
+    [([1], "2 prompts, but 1 priorities"), ("high", "priority is 'high'; it must be a whole number"),
+     ([1, 2.5], r"priority is \[1, 2.5\]"), (True, "priority is True")],
+)  # fmt: skip
+def test_a_wrong_priority(oracle: Oracle, priority: Any, says: str) -> None:
+    llm = make_llm(oracle, scheduling_policy="priority")
+    with pytest.raises(ValueError, match=says):
+        llm.generate(["a", "b"], GREEDY, use_tqdm=False, priority=priority)
+    assert_idle(llm.engine)
+
+
+def test_a_priority_that_nobody_would_look_at_is_refused(llm: LLM) -> None:
+    with pytest.raises(ValueError, match=r"scheduling_policy is 'fcfs'; .* scheduling_policy='priority'"):
+        llm.generate("a", GREEDY, use_tqdm=False, priority=1)
+    assert len(llm.generate("a", GREEDY, use_tqdm=False, priority=[0])) == 1
+
+
+def test_sampling_params_may_come_in_any_collection(llm: LLM) -> None:
+    params = (SamplingParams(temperature=0, max_tokens=count, ignore_eos=True) for count in (3, 1))
+    assert [len(ids(output)) for output in llm.generate(["a", "b"], params, use_tqdm=False)] == [3, 1]
+
+
+@pytest.mark.parametrize("params", [5, {"temperature": 0}, [{"temperature": 0}], "greedy"])
+def test_sampling_params_of_the_wrong_kind(llm: LLM, params: Any) -> None:
+    with pytest.raises(ValueError, match=r"sampling_params .*; it must be SamplingParams, one for all or one for each"):
+        llm.generate(["a"], params, use_tqdm=False)
+
+
+@pytest.mark.parametrize("name", ["flush_cache", "reset_prefix_cache"])
+def test_cached_prefixes_can_be_forgotten(oracle: Oracle, name: str) -> None:
+    llm = make_llm(oracle)
+    for cached in (0, 0):
+        assert llm.generate([[5] * 40], GREEDY, use_tqdm=False)[0].num_cached_tokens == cached
+        assert getattr(llm, name)()
+    stream = llm.stream([[5] * 40], GREEDY)
+    next(stream)
+    with pytest.raises(RuntimeError):
+        getattr(llm, name)()
 
 
 def test_no_prompts_no_outputs(llm: LLM) -> None:

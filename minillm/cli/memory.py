@@ -24,7 +24,7 @@ def run(available: str | None, **settings: Any) -> None:
     """Print the table. ``available`` means some other device of that much memory; without it, this machine's."""
     config = EngineConfig.from_settings(**settings)
     model_config = ModelConfig.from_folder(resolve_model(config.model, config_only=True))
-    config.resolve(config.max_model_len or model_config.max_position_embeddings)
+    config.resolve(config.max_model_len or model_config.context_limit)
     device, dtype, _ = understand(config, model_config)
     if available:
         free, cpu, where = parse_bytes(available), False, f"{available} asked about"

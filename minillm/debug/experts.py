@@ -20,7 +20,7 @@ from minillm.debug.probes import Event, Listener, listen
 from minillm.debug.recorder import open_to_write
 from minillm.layers.moe import MixtureOfExperts
 
-KEPT_REQUESTS = 1000  # whose own counts are kept, the youngest; older ones stay in the sums
+KEPT_REQUESTS = 1000  # whose own counts are kept, those that ran last; the others stay in the sums
 
 
 class ExpertTracker:
@@ -94,11 +94,13 @@ class ExpertTracker:
             self._of_request(request_id)[row] += mine
 
     def _of_request(self, request_id: int) -> np.ndarray:
-        if request_id not in self.requests:
+        counts = self.requests.pop(request_id, None)
+        if counts is None:
+            counts = np.zeros_like(self.tokens)
             if len(self.requests) >= KEPT_REQUESTS:
-                del self.requests[next(iter(self.requests))]
-            self.requests[request_id] = np.zeros_like(self.tokens)
-        return self.requests[request_id]
+                del self.requests[next(iter(self.requests))]  # the one that has not run for longest
+        self.requests[request_id] = counts  # at the end again
+        return counts
 
     def get_expert_stats(self, layer_id: int, expert_id: int) -> ExpertStats:
         """ValueError if there is no such layer with experts, or no such expert."""

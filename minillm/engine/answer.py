@@ -3,7 +3,7 @@
 from minillm.debug.probes import probe
 from minillm.detokenizer import Detokenizer
 from minillm.request import Candidate, CompletionOutput, Logprob, Request
-from minillm.tokenizer import Tokenizer
+from minillm.tokenizer import NoTokenizer, Tokenizer
 
 
 class Answer:
@@ -13,7 +13,12 @@ class Answer:
         params = request.params
         self.request, self.tokenizer = request, tokenizer
         self.detokenizer = Detokenizer(
-            tokenizer, params.stop, params.include_stop_str_in_output, params.min_tokens, params.skip_special_tokens
+            tokenizer if params.detokenize else NoTokenizer(tokenizer.folder),
+            params.stop,
+            params.include_stop_str_in_output,
+            params.min_tokens,
+            params.skip_special_tokens,
+            request.prompt_ids,
         )
         self.told = 0  # characters of its text that were told
         self.logprobs: list[dict[int, Logprob]] | None = None if params.logprobs is None else []

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from minillm.engine.sampler import parts_of
 from minillm.engine.seat_rows import SeatRows
 from minillm.scheduler.plan import Joining
 
@@ -53,10 +54,9 @@ class Edits:
         """Change ``logits [R, V]`` in place."""
         edited = logits[self.where]  # [E, V]
         for step in self.steps:
-            if step.at is None:
-                edited = step.control.apply(edited, step.where, step.rows)
-            else:
-                edited[step.at] = step.control.apply(edited[step.at], step.where, step.rows)
+            for part in parts_of(len(step.where), logits.shape[1]):
+                at = part if step.at is None else step.at[part]
+                edited[at] = step.control.apply(edited[at], step.where[part], step.rows[part])
         logits[self.where] = edited
 
     def record(self, tokens: Tensor) -> None:

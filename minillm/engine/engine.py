@@ -1,5 +1,6 @@
 """The engine: it is born from a configuration, takes requests, and makes tokens one step at a time."""
 
+import copy
 import random
 from dataclasses import replace
 
@@ -94,7 +95,7 @@ class Engine:
     ) -> Request:
         """Queue a prompt; the request that stands for it, the first of ``params.n``. ValueError says what is wrong with
         it; then nothing was queued."""
-        params = params or SamplingParams()
+        params = copy.copy(params) if params else SamplingParams()  # what the caller does to them later is his own
         text, token_ids = tokens_of(prompt, self.tokenizer)
         check_prompt(token_ids, self.model_config.vocab_size, self._max_len)
         room = self._max_len - len(token_ids)
@@ -279,9 +280,11 @@ def understand(config: EngineConfig, model_config: ModelConfig) -> tuple[torch.d
 
 
 def _context_limit(config: EngineConfig, model_config: ModelConfig) -> int:
-    longest = model_config.max_position_embeddings
+    longest = model_config.context_limit
     if config.max_model_len is not None and config.max_model_len > longest:
+        short = "; of LongRoPE's factors only the short ones are served, and they end there"
         raise ValueError(
             f"max_model_len is {config.max_model_len}, but the model was made for at most {longest} positions"
+            + short * (model_config.rope.type == "longrope")
         )
     return config.max_model_len or longest

@@ -6,6 +6,7 @@ touch it, and its mask goes to the device with the plan.
 """
 
 import json
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,6 +20,7 @@ from minillm.tokenizer import Tokenizer
 
 # Between the parts of a JSON text stands one space at most. Without a limit, a small model likes to go on for ever.
 JSON_SPACE = " ?"
+SPECIAL = 0xFF  # the byte with which llguidance begins what stands for a special token
 MOST_COMPILED = 64  # grammars that are kept, for requests that ask for the same
 
 
@@ -37,8 +39,8 @@ class Matcher:
         self.taken += len(new)
         if self.state is None or not self.eos_ids.isdisjoint(new):
             self.state = None
-        else:
-            self.state.consume_tokens(new)
+        elif not self.state.consume_tokens(new) or self.state.is_error():
+            self.request.broken = True
         return self.state is not None
 
 
@@ -80,17 +82,33 @@ class Grammars:
         """For each request of the plan that samples under a grammar: the tokens allowed next, ``[ceil(V / 32)]`` int32.
 
         When the grammar is complete, that is the end-of-sequence token alone; so it is in the rare case that the
-        grammar proves too large to go on with.
+        grammar proves too large to go on with. Then the answer is broken off, which its finish_reason says ("abort").
         """
         masks: dict[int, np.ndarray] = {}
         for row in plan.rows if self.active else ():
             matcher = self.active.get(row.request_id)
             if matcher and row.samples and matcher.follow():
-                mask = np.zeros((self.vocab_size + 31) // 32, dtype=np.int32)
-                matcher.state.unsafe_compute_mask_ptr(mask.ctypes.data, mask.nbytes)
+                mask = self._allowed(matcher)
                 probe.on and probe("request.grammar", request=matcher.request, matcher=matcher, mask=mask)
                 masks[row.request_id] = mask
         return masks
+
+    def _allowed(self, matcher: Matcher) -> np.ndarray:
+        """The tokens that may come now, as bits ``[ceil(V / 32)]`` int32."""
+        mask = np.zeros((self.vocab_size + 31) // 32, dtype=np.int32)
+        if not matcher.request.broken:
+            matcher.state.unsafe_compute_mask_ptr(mask.ctypes.data, mask.nbytes)
+            matcher.request.broken = matcher.state.is_error()
+        if matcher.request.broken:
+            return _bits(self.eos_ids, mask)
+        # Where only one text may follow, llguidance names the token that a tokenizer would make of it. If that is the
+        # text of a special token, this would be the special token itself: the end of the answer, or nothing at all.
+        token = _only(mask)
+        if token is not None and self._tokens.is_special_token(token):
+            forced = matcher.state.compute_ff_bytes()
+            if forced and forced[0] != SPECIAL:  # else the grammar itself names it, or is complete
+                return _bits(self._tokens.greedy_tokenize(forced.decode("utf-8", errors="ignore"))[:1], mask)
+        return mask
 
     def _read_tokenizer(self, llguidance: Any) -> Any:
         if not self.eos_ids:
@@ -121,7 +139,24 @@ def _grammar(llguidance: Any, kind: str, text: str) -> str:
     if kind == "json":
         options = {"whitespace_pattern": JSON_SPACE}
         return llguidance.LLMatcher.grammar_from_json_schema(text, defaults=options)
+    if kind == "grammar" and "::=" not in text:
+        kind = "lark"  # or else a rule such as "?start: ..." would be taken for EBNF
     return llguidance.grammar_from(kind, text)
+
+
+def _only(mask: np.ndarray) -> int | None:
+    """The token of a mask ``[ceil(V / 32)]`` int32 that allows one alone."""
+    words = np.flatnonzero(mask)
+    word = int(mask[words[0]]) & 0xFFFFFFFF if len(words) == 1 else 0
+    return int(words[0]) * 32 + word.bit_length() - 1 if word.bit_count() == 1 else None
+
+
+def _bits(tokens: Iterable[int], mask: np.ndarray) -> np.ndarray:
+    """A mask like ``mask [ceil(V / 32)]`` int32 that allows these tokens."""
+    bits = np.zeros_like(mask).view(np.uint32)
+    for token in tokens:
+        bits[token // 32] |= np.uint32(1 << token % 32)
+    return bits.view(np.int32)
 
 
 def _library() -> Any:

@@ -32,7 +32,7 @@ class Grammar(Control):
         self.bits = torch.from_numpy(np.stack(list(masks))).to(device)
 
     def apply(self, logits: Tensor, where: Tensor, rows: Tensor) -> Tensor:
-        after = logits.masked_fill(~unpack(self.bits, logits.shape[1]), -math.inf)
+        after = logits.masked_fill(~unpack(self.bits[rows], logits.shape[1]), -math.inf)
         probe.on and probe("sampler.mask", control="grammar", before=logits, after=after, where=where)
         return keep_some(logits, after)
 

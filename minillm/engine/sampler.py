@@ -15,6 +15,8 @@ from torch import Tensor
 
 from minillm.debug.probes import probe
 
+PART = 2**23  # numbers, 32 MiB: more logits than these are edited piece by piece
+
 if TYPE_CHECKING:
     from minillm.engine.edits import Edits
 
@@ -62,6 +64,13 @@ def sample(logits: Tensor, settings: SamplingBatch | None) -> Tensor:
     return chosen if settings.drawn is None else logits.argmax(dim=-1).index_copy(0, settings.drawn, chosen)
 
 
+def parts_of(rows: int, V: int) -> list[slice]:
+    """The rows of ``[rows, V]``, cut where they are many, so that the memory that it takes to edit them has a bound.
+    Probes show them uncut."""
+    size = rows if probe.on else max(PART // V, 1)
+    return [slice(start, start + size) for start in range(0, rows, size)]
+
+
 def keep_min_p(probs: Tensor, min_p: Tensor) -> Tensor:
     """Zero what is less likely than ``min_p [R]`` times the likeliest of its row in ``probs [R, V]``. Not renormalised.
 
@@ -92,7 +101,8 @@ def draw(probs: Tensor, uniform: Tensor) -> Tensor:
     running = probs.double().cumsum(dim=-1)
     point = uniform[:, None] * running[:, -1:]
     chosen = torch.searchsorted(running, point, right=True)[:, 0]
-    last_possible = (probs > 0).long().cumsum(dim=-1).argmax(dim=-1)  # rounding must not step past it
+    tokens = torch.arange(probs.shape[-1], dtype=torch.int32, device=probs.device)
+    last_possible = torch.where(probs > 0, tokens, 0).amax(dim=-1)  # rounding must not step past it
     return torch.minimum(chosen, last_possible)
 
 

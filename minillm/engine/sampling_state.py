@@ -54,7 +54,7 @@ class SamplingState:
         """A request takes a seat: write down what it wants."""
         params = joining.params
         self.temperature[seat], self.top_p[seat], self.min_p[seat] = params.temperature, params.top_p, params.min_p
-        self.top_k[seat] = params.top_k if params.top_k > 0 else NO_LIMIT
+        self.top_k[seat] = params.top_k if 0 < params.top_k < self.vocab_size else NO_LIMIT
         self.filters[seat] = params.top_k > 0 or params.top_p < 1 or params.min_p > 0
         self.seeds[seat] = joining.seed
         self.logprobs[seat] = self._count(params.logprobs or 0)

@@ -209,12 +209,16 @@ def read_checkpoint(folder: Path) -> Iterator[tuple[str, Tensor]]:
 
 
 def checkpoint_files(folder: Path) -> list[Path]:
-    """What the index names, or model.safetensors, or all there are. FileNotFoundError names what is missing."""
+    """What the index names, or model.safetensors, or all there are but Mistral's own form of the same weights.
+
+    FileNotFoundError names what is missing.
+    """
     index, single = folder / "model.safetensors.index.json", folder / "model.safetensors"
     if not index.exists():
-        files = [single] if single.exists() else sorted(folder.glob("*.safetensors"))
+        every = [file for file in sorted(folder.glob("*.safetensors")) if not file.name.startswith("consolidated")]
+        files = [single] if single.exists() else every
         if not files:
-            raise FileNotFoundError(f"{folder} holds no *.safetensors file; other formats are not read")
+            raise FileNotFoundError(f"{folder} holds no *.safetensors file in Hugging Face's form; others are not read")
         return files
     places = read_json(index).get("weight_map")
     if not isinstance(places, dict) or not all(isinstance(name, str) for name in places.values()):

@@ -193,6 +193,18 @@ def test_old_requests_are_forgotten_but_stay_in_the_sums(moe: Oracle, monkeypatc
     assert tracker.tokens.sum() == 4 * 2 * K * 4
 
 
+def test_a_long_request_is_not_forgotten_while_it_runs(moe: Oracle, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(experts_module, "KEPT_REQUESTS", 4)
+    engine = make_engine(moe.folder)
+    with ExpertTracker(engine) as tracker:
+        long = engine.add_request([5, 6, 7], SamplingParams(max_tokens=20, temperature=0, ignore_eos=True))
+        while engine.has_requests:
+            if 5 <= len(long.output_ids) < 12:
+                engine.add_request([5], SamplingParams(max_tokens=1, temperature=0))
+            engine.step()
+    assert tracker.requests[long.id].sum(axis=1).tolist() == [(3 + 19) * K] * 2
+
+
 @pytest.fixture(scope="module")
 def tracked(moe: Oracle) -> ExpertTracker:
     engine = make_engine(moe.folder)

@@ -2,6 +2,7 @@
 
 import math
 from collections import Counter
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,7 +13,8 @@ from tiny import Oracle
 from torch import Tensor
 from workload import Job, make_engine, run_jobs
 
-from minillm.engine.sampler import SamplingBatch, draw, keep_top, sample, uniform_from
+from minillm import SamplingParams, StructuredOutputsParams
+from minillm.engine.sampler import SamplingBatch, draw, keep_top, parts_of, sample, uniform_from
 
 ALL = np.iinfo(np.int64).max
 
@@ -191,6 +193,35 @@ def test_uniform_numbers_are_splitmix64s() -> None:
         assert got.tolist() == [splitmix(seed, position + 1) for position in positions]
 
 
+# --- in parts
+
+
+def test_rows_are_cut_into_parts_that_hold_them_all() -> None:
+    assert len(parts_of(64, 40_000)) == 1 and len(parts_of(256, 150_000)) == 5 and len(parts_of(2, 10**9)) == 2
+    assert [row for part in parts_of(257, 150_000) for row in range(257)[part]] == list(range(257))
+
+
+def test_edits_in_parts_are_the_same(oracle: Oracle, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each row a part of its own: grammar, bias, bad words, min_tokens and penalties, of some rows and of all."""
+    settings: list[dict[str, Any]] = [
+        {"structured_outputs": StructuredOutputsParams(regex="[a-z]{9}"), "frequency_penalty": 1.0},
+        {"structured_outputs": StructuredOutputsParams(regex="[0-9]{5}"), "repetition_penalty": 1.5},
+        {"logit_bias": {7: 3.0}, "bad_words": ["a", "bc"], "presence_penalty": 1.0},
+        {"allowed_token_ids": [30, 31, 32], "min_tokens": 5, "repetition_penalty": 1.2},
+    ]  # fmt: skip
+
+    def tokens() -> list[list[int]]:
+        engine = make_engine(oracle.folder)
+        requests = [engine.add_request([5, 6, i], SamplingParams(seed=i, **one)) for i, one in enumerate(settings)]
+        while engine.has_requests:
+            engine.step()
+        return [request.output_ids for request in requests]
+
+    whole = tokens()
+    monkeypatch.setattr("minillm.engine.sampler.PART", 1)
+    assert tokens() == whole
+
+
 # --- seeds, through the whole engine
 
 PROMPT = tuple(range(30, 50))
@@ -227,7 +258,7 @@ def test_without_a_seed_requests_differ_from_each_other_but_a_second_run_repeats
     assert run(1)[0] != first
 
 
-@pytest.mark.parametrize("seed", [-1, -(2**70), 2**64 + 3, 2**63])
+@pytest.mark.parametrize("seed", [-2, -(2**70), 2**64 + 3, 2**63])
 def test_any_integer_is_a_seed(oracle: Oracle, seed: int) -> None:
     engine = make_engine(oracle.folder)
     run = run_jobs(engine, [seeded(seed), seeded(seed)])

@@ -3,6 +3,7 @@
 import re
 from typing import Any
 
+import numpy as np
 import pytest
 from tiny import Oracle
 from workload import assert_idle, make_engine
@@ -50,6 +51,17 @@ NAN, INF = float("nan"), float("inf")
         ({"n": 0}, "n is 0; it must be at least 1"),
         ({"n": 1.5}, "n is 1.5"),
         ({"n": 2, "temperature": 0}, "n is 2, but temperature 0 gives the same answer each time"),
+        ({"n": 16385}, "n is 16385; it must be at least 1 and at most 16384"),
+        ({"temperature": 1e39}, "temperature is 1e+39"),
+        ({"repetition_penalty": 1e-46}, "repetition_penalty is 1e-46; it must be above 0"),
+        ({"repetition_penalty": 1e39}, "repetition_penalty is 1e+39"),
+        ({"logit_bias": {3: 1e39}}, "logit_bias has 3: 1e+39; it must map token ids to finite numbers"),
+        ({"logit_bias": {3: 10**400}}, "logit_bias has 3: 1000"),
+        ({"stop": 5}, "stop is 5; it must be a list"),
+        ({"stop_token_ids": 5}, "stop_token_ids is 5; it must be a list"),
+        ({"allowed_token_ids": 5}, "allowed_token_ids is 5; it must be a list"),
+        ({"bad_words": 5}, "bad_words is 5; it must be a list"),
+        ({"detokenize": False, "stop": "a"}, "stop looks at the answer's text, and with detokenize=False there is"),
         ({"structured_outputs": {"json": {}}}, "structured_outputs is {'json': {}}; it must be a Struct"),
     ],
 )
@@ -64,7 +76,10 @@ EDGES = [
     {"allowed_token_ids": [0, 257]}, {"stop_token_ids": None}, {"bad_words": None}, {"bad_words": "ab"}, {"stop": None},
     {"stop": "x"}, {"stop": []}, {"min_tokens": 2, "max_tokens": 2}, {"min_tokens": 6, "max_tokens": None},
     {"logprobs": 0}, {"logprobs": 258}, {"logprobs": -1}, {"prompt_logprobs": 258}, {"n": 1}, {"n": 40},
-    {"allowed_token_ids": list(range(258)) * 2}, {"temperature": 1e-9, "min_p": 1, "repetition_penalty": 1e6},
+    {"allowed_token_ids": list(range(258)) * 2}, {"allowed_token_ids": (5, 6)}, {"allowed_token_ids": {5, 6}},
+    {"allowed_token_ids": np.array([5, 6])}, {"top_k": 2**63}, {"top_k": 10**30}, {"temperature": 1e-46},
+    {"logit_bias": {5: 3e38}}, {"repetition_penalty": 2.0**-126}, {"detokenize": False},
+    {"temperature": 1e-9, "min_p": 1, "repetition_penalty": 1e6},
 ]  # fmt: skip
 
 
@@ -93,6 +108,62 @@ def test_what_the_model_makes_impossible(oracle: Oracle, settings: dict[str, Any
     with pytest.raises(ValueError, match=re.escape(says)):
         engine.add_request([5] * 250, SamplingParams(**settings))
     assert_idle(engine)
+
+
+@pytest.mark.parametrize("ids", [(5, 6), {5, 6}, range(5, 7), np.array([5, 6])], ids=str)
+def test_token_ids_may_come_in_any_collection(oracle: Oracle, ids: Any) -> None:
+    """And another request in the same batch notices nothing."""
+    engine: Engine = make_engine(oracle.folder)
+    params = SamplingParams(max_tokens=6, allowed_token_ids=ids)
+    assert params.allowed_token_ids == SamplingParams(stop_token_ids=ids).stop_token_ids == [5, 6]
+    assert params.allowed_token_ids is not None and {type(token) for token in params.allowed_token_ids} == {int}
+    limited, other = engine.add_request([5], params), engine.add_request([7], SamplingParams(temperature=0))
+    while engine.has_requests:
+        engine.step()
+    assert len(limited.output_ids) == 6 and other.output_ids == oracle.greedy([7], 16)
+    assert_idle(engine)
+
+
+def test_what_float32_cannot_hold_does_not_choose_for_ever_the_first_token(oracle: Oracle) -> None:
+    """The largest bias that there may be is sure of its token."""
+    for settings in ({"logit_bias": {7: 3e38}}, {"logit_bias": {7: 3e38}, "top_k": 2**63, "top_p": 0.9}):
+        engine: Engine = make_engine(oracle.folder)
+        request = engine.add_request([5, 6], SamplingParams(max_tokens=4, **settings))
+        while engine.has_requests:
+            engine.step()
+        assert request.output_ids == [7] * 4
+
+
+def test_what_is_changed_after_it_was_queued_changes_nothing(oracle: Oracle) -> None:
+    engine: Engine = make_engine(oracle.folder)
+    params = SamplingParams(temperature=0, max_tokens=8)
+    request = engine.add_request([5, 6], params)
+    params.temperature, params.logprobs, params.seed = 1.5, 3, 3
+    while engine.has_requests:
+        engine.step()
+    assert request.output_ids == oracle.greedy([5, 6], 8)
+
+
+def test_without_detokenization_there_is_no_text(oracle: Oracle) -> None:
+    engine: Engine = make_engine(oracle.folder)
+    engine.add_request([5, 6], SamplingParams(temperature=0, max_tokens=8, detokenize=False))
+    outputs = [output for _ in range(20) for output in engine.step()]
+    (answer,) = outputs[0].outputs
+    assert (answer.text, answer.token_ids) == ("", oracle.greedy([5, 6], 8))
+
+
+@pytest.mark.parametrize("temperature", [0, 1e-46, 5e-324])
+def test_a_temperature_that_is_nothing_as_float32_is_greedy(oracle: Oracle, temperature: float) -> None:
+    engine: Engine = make_engine(oracle.folder)
+    params = SamplingParams(temperature=temperature, max_tokens=8)
+    request = engine.add_request([5, 6], params)
+    while engine.has_requests:
+        engine.step()
+    assert params.greedy and request.output_ids == oracle.greedy([5, 6], 8)
+
+
+def test_a_seed_of_minus_one_is_none() -> None:
+    assert SamplingParams(seed=-1).seed is None
 
 
 def test_defaults_are_vllms() -> None:

@@ -86,6 +86,58 @@ def test_the_kinds_of_grammar(nano: LLM) -> None:
 
 
 @pytest.mark.parametrize(
+    "given",
+    [
+        {"json": {"enum": ["<|end|>"]}},
+        {"json": {"const": "x<|user|>y"}},
+        {"json": {"type": "object", "properties": {"<|end|>": {"type": "null"}}, "required": ["<|end|>"],
+                  "additionalProperties": False}},
+        {"choice": ["a<|end|>b"]},
+        {"choice": ["<|bos|>x"]},
+        {"choice": ["🦙<|end|><|end|>", "🦙<|end|><|user|>"]},
+        {"regex": r"<\|end\|>(<\|user\|>){2}é<\|end\|>"},
+    ],
+    ids=str,
+)  # fmt: skip
+def test_the_text_of_a_special_token_is_written_with_ordinary_ones(nano: LLM, given: dict[str, Any]) -> None:
+    """Where no other text may follow, llguidance would name the special token: the end of the answer, or none."""
+    answer = one(nano, structured_outputs=StructuredOutputsParams(**given), temperature=1.0, seed=1)
+    assert answer.finish_reason == "stop" and answer.token_ids[-1] == 2 and min(answer.token_ids[:-1]) > 5
+    if "regex" in given:
+        assert answer.text == "<|end|><|user|><|user|>é<|end|>"
+    elif "choice" in given:
+        assert answer.text in given["choice"]
+    else:
+        said = json.loads(answer.text)
+        assert said in ("<|end|>", "x<|user|>y") or said == {"<|end|>": None}
+
+
+def test_a_grammar_may_name_special_tokens_itself(nano: LLM) -> None:
+    lark = 'start: "a" <|user|> "b"'
+    answer = one(nano, structured_outputs=StructuredOutputsParams(grammar=lark))
+    assert answer.token_ids[1:] == [4, *nano.get_tokenizer().encode("b", add_special_tokens=False), 2]
+
+
+def test_an_answer_that_left_its_grammar_does_not_end_as_if_it_were_whole(nano: LLM) -> None:
+    """It cannot happen but by the library's own limits, so the matcher is told a token that was never said."""
+    params = SamplingParams(temperature=0, structured_outputs=StructuredOutputsParams(regex="[a-z]{30}"))
+    request = nano.engine.add_request("The", params)
+    nano.engine.step()
+    nano.engine.grammars.active[request.id].state.consume_tokens([7])
+    outputs: list[RequestOutput] = []
+    while nano.engine.has_requests:
+        outputs += nano.engine.step()
+    answer = outputs[-1].outputs[0]
+    assert answer.finish_reason == "abort" and len(answer.token_ids) <= 3
+    assert_idle(nano.engine)
+
+
+@pytest.mark.parametrize("lark", ['?start: item\nitem: "ab" | "cd"', '// a comment\n%ignore " "\nstart: "ab"'])
+def test_larks_notation_in_all_its_beginnings(nano: LLM, lark: str) -> None:
+    assert one(nano, structured_outputs=StructuredOutputsParams(grammar=lark)).text.strip() in ("ab", "cd")
+
+
+@pytest.mark.parametrize(
     ("given", "says"),
     [
         ({"json": {"type": "objct"}}, "structured_outputs: json: .*objct"),
@@ -117,6 +169,7 @@ def test_a_bad_one_refuses_that_request_alone(nano: LLM, given: dict[str, Any], 
         ({"choice": ["a", ""]}, "choice is ['a', '']"),
         ({"choice": "ab"}, "choice is 'ab'"),
         ({"json": 5}, "json is 5"),
+        ({"json": {"a": set()}}, "json is {'a': set()}; it must be a JSON schema"),
         ({"regex": ""}, "regex is ''"),
         ({"grammar": 1}, "grammar is 1"),
         ({"json_object": False}, "nothing; give one of"),

@@ -5,9 +5,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tiny import ARCHITECTURES, edit_json, make_model
+from tiny import ARCHITECTURES, edit_json, hf_greedy, make_model
 from transformers import AutoConfig
-from workload import make_engine
+from workload import Job, make_engine, run_jobs
 
 from minillm.config import ModelConfig
 
@@ -47,6 +47,24 @@ def test_what_cannot_be_served_is_refused_with_the_fields_name(
     path.write_text(json.dumps({name: value for name, value in content.items() if name not in ("ffn_dim",) or value}))
     with pytest.raises(ValueError, match=says):
         make_engine(tmp_path)
+
+
+def test_a_context_beyond_longropes_short_factors_is_refused_and_says_so(tmp_path: Path) -> None:
+    rope = {"type": "longrope", "short_factor": [1.0] * 4, "long_factor": [2.0] * 4}
+    make_model(tmp_path, "phi3")
+    edit_json(tmp_path / "config.json", rope_scaling=rope, rope_parameters=None, original_max_position_embeddings=64)
+    with pytest.raises(ValueError, match=r"at most 64 positions; of LongRoPE's factors only the short ones are served"):
+        make_engine(tmp_path, max_model_len=128)
+
+
+def test_yarn_serves_what_its_factor_promises(tmp_path: Path) -> None:
+    """Qwen3 as its card has it; beyond the original positions the tokens are transformers' own."""
+    rope = {"rope_type": "yarn", "rope_theta": 10000.0, "factor": 4.0, "original_max_position_embeddings": 32}
+    model = make_model(tmp_path, "qwen3", rope_parameters=rope, max_position_embeddings=40)
+    engine, prompt = make_engine(tmp_path, max_model_len=128), [5 + i % 50 for i in range(100)]
+    assert run_jobs(engine, [Job(tuple(prompt), 8)]).tokens(0) == hf_greedy(model, prompt, 8)
+    with pytest.raises(ValueError, match="max_model_len is 129, but the model was made for at most 128 positions"):
+        make_engine(tmp_path, max_model_len=129)
 
 
 def test_models_with_pictures_are_refused(tmp_path: Path) -> None:

@@ -6,10 +6,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from huggingface_hub.utils import filter_repo_objects
 from safetensors.torch import load_file, save_file
 from tiny import edit_json, hf_greedy, make_llama
 from torch import Tensor
 from workload import Job, make_engine, run_jobs
+
+from minillm.hub import UNWANTED, WANTED
+from minillm.models.weights import checkpoint_files
 
 INDEX = "model.safetensors.index.json"
 
@@ -183,6 +187,20 @@ def test_nothing_but_the_named_shards_is_read(sharded: Path) -> None:
 def test_without_an_index_model_safetensors_is_the_checkpoint(folder: Path) -> None:
     save_file({"something.else": torch.zeros(1)}, folder / "consolidated.safetensors")
     make_engine(folder)
+
+
+def test_mistrals_own_form_of_the_weights_is_neither_fetched_nor_read(folder: Path) -> None:
+    names = ["config.json", "model-00001-of-00003.safetensors", "model.safetensors.index.json", "tokenizer.json",
+             "consolidated.safetensors", "consolidated-00001-of-00002.safetensors",
+             "consolidated.safetensors.index.json", "README.md"]  # fmt: skip
+    wanted = filter_repo_objects(names, allow_patterns=WANTED, ignore_patterns=UNWANTED)
+    assert list(wanted) == names[:4]
+    weights = (folder / "model.safetensors").rename(folder / "weights.safetensors")
+    save_file({"something.else": torch.zeros(1)}, folder / "consolidated.safetensors")
+    assert checkpoint_files(folder) == [weights]
+    weights.unlink()
+    with pytest.raises(FileNotFoundError, match=r"holds no \*.safetensors file in Hugging Face's form"):
+        checkpoint_files(folder)
 
 
 def test_the_messages_tell_the_folder(folder: Path) -> None:
