@@ -34,6 +34,10 @@ class Attention(nn.Module):
         """What happens to ``qkv [T, (H + 2 * Hkv) * D]``, in place, before it is turned by position: here nothing."""
 
     def turn_and_store(self, qkv: Tensor, cos: Tensor, sin: Tensor, cache: Tensor, slots: Tensor) -> None:
+        """`prepare_heads` and `turn_prepared` in one, for those that have a kernel for it (``fuses``)."""
+        raise TypeError(f"{type(self).__name__} does not prepare heads and turn them in one")
+
+    def turn_prepared(self, qkv: Tensor, cos: Tensor, sin: Tensor, cache: Tensor, slots: Tensor) -> None:
         """Turn the queries and keys of ``qkv [T, (H + 2 * Hkv) * D]`` by position, in place; then store.
 
         cos, sin [T, D]; cache [P * S, 2 * Hkv * D] takes keys and values at ``slots [T]``.
@@ -55,11 +59,9 @@ class Attention(nn.Module):
         fused = self.fuses and not probe.on  # whoever listens sees each stage by itself
         if not fused:
             self.prepare_heads(qkv)
+        turn = self.turn_and_store if fused else self.turn_prepared
         probe.on and probe("kv.store", layer=self.layer, q=q, k=k, v=v, slots=batch.slots, batch=batch)
-        if fused:
-            self.turn_and_store(qkv, cos, sin, cache, batch.slots)
-        else:
-            Attention.turn_and_store(self, qkv, cos, sin, cache, batch.slots)
+        turn(qkv, cos, sin, cache, batch.slots)
         probe.on and probe("attention.attend", layer=self.layer, q=q, k=k, v=v, batch=batch)
         out = batch.backend.attend(self.layer, q, batch, self.scale, self.window)  # [T, H * D]
         return self.o_proj(out)
@@ -81,8 +83,7 @@ class NormedAttention(Attention):
         self.kernels.norm_heads(qkv, q.weight, k.weight, q.eps, self.num_heads, self.num_kv_heads, q.offset)
 
     def turn_and_store(self, qkv: Tensor, cos: Tensor, sin: Tensor, cache: Tensor, slots: Tensor) -> None:
-        """As above, but each head of ``qkv [T, (H + 2 * Hkv) * D]`` is normalised first, over its D numbers; values
-        stay."""
+        """`prepare_heads`, then `turn_prepared`, which take the same shapes, with each head read once."""
         q, k, heads, kv_heads = self.q_norm, self.k_norm, self.num_heads, self.num_kv_heads
         self.kernels.norm_rotate_and_store(
             qkv, q.weight, k.weight, q.eps, q.offset, cos, sin, cache, slots, heads, kv_heads

@@ -8,7 +8,7 @@ from minillm.learn.swap import PLAIN
 from minillm.request import Request, SamplingParams
 
 # Small pages and few of them, a small budget: prompts come in chunks, requests grow over pages, wait, are preempted.
-TIGHT = {"page_size": 8, "num_pages": 34, "max_num_seqs": 4, "max_num_batched_tokens": 48, "max_model_len": 512}
+TIGHT = {"page_size": 4, "num_pages": 68, "max_num_seqs": 4, "max_num_batched_tokens": 48, "max_model_len": 512}
 ROOMY = {"num_pages": 256, "max_model_len": 512}
 
 

@@ -317,7 +317,7 @@ def test_an_empty_folder(tmp_path: Path) -> None:
 
 
 def test_a_check_that_nobody_foresaw_failing(folder: Path) -> None:
-    edit_json(folder / "config.json", eos_token_id={"a": 1})
+    edit_json(folder / "generation_config.json", eos_token_id={"a": 1})
     finding = found(folder)["end tokens"]
     assert finding.level == "warn" and "could not be checked" in finding.seen
 
