@@ -157,7 +157,9 @@ def two_distributions(engine) -> None:
         rows[name] = seen[0]["logits"][0]
         lesson.show(top_tokens(rows[name], engine.tokenizer, k=5))
         if name == "the question":
-            lesson.say("The model is sure: peaked. And what may come first in the docstring of our piece of code:")
+            sure = float(rows[name].softmax(-1).max()) > 0.5
+            said = "The model is sure: peaked" if sure else "The model is not sure of your prompt: rather flat"
+            lesson.say(f"{said}. And what may come first in the docstring of our piece of code:")
     lesson.say(
         """Nobody could be sure here: flat. A cut must suit both. top_k counts tokens. top_p counts until a share of the
         probability is reached. min_p asks for a share of the likeliest token's own probability, so its bar is high when
