@@ -58,7 +58,7 @@ def main() -> None:
         [bold]n[/] until the cut is done, then [bold]tree()[/] again.""",
         """Only hits of a hundred tokens and more: [bold]--break radix.match --break-when 'len(pages) > 25'[/].""",
         "Every look-up, split, insertion and eviction as a line: [bold]--log 'radix.*'[/].",
-        "Before you run it, say what PAGE = 16 leaves of the second part. Then change it in this file.",
+        "Before you run it, say what PAGE = 2 changes in the second part. Then change it in this file.",
     )
 
 
