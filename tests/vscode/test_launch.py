@@ -96,7 +96,7 @@ def test_other_probes_and_a_condition_can_be_chosen(press_f5: Callable[..., Edit
     assert all(Path(frame["source"]["path"]).is_relative_to(ROOT / "minillm") for frame in stop.frames[:5])
     editor.ask("stepIn", threadId=stop.thread)
     stepped = editor.stopped()
-    assert Path(stepped.file) == ROOT / "minillm" / "layers" / "embedding.py"
+    assert (Path(stepped.file), stepped.frames[0]["name"]) == (ROOT / "minillm" / "models" / "llama.py", "embed")
     editor.go_on(stepped)
     stop = editor.stopped()
     check_stop(stop, "kv.allocate")
