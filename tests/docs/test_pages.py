@@ -99,10 +99,9 @@ def test_the_scheme_can_be_switched(browser: Browser, address: str) -> None:
         browser.evaluate("localStorage.clear()")
 
 
-@pytest.mark.parametrize("served", [True, False], ids=["served", "from the disk"])
-def test_search_finds(browser: Browser, address: str, site: Path, served: bool) -> None:
+def test_search_finds(browser: Browser, address: str) -> None:
     browser.look(1280)
-    browser.open(f"{address}/index.html" if served else (site / "index.html").as_uri())
+    browser.open(f"{address}/index.html")
     browser.evaluate("document.querySelector('label[for=__search]').click()")
     found = browser.evaluate(
         """new Promise((done) => {
