@@ -126,6 +126,6 @@ class DecodeGraphs:
         self._keep.append(batch.plan)  # it holds memory that the kernels write
         hidden = self.model(batch.input_ids, batch.positions, batch)  # [size, hidden]
         logits = self.model.compute_logits(hidden)  # type: ignore[operator]  # [size, V]
-        tokens = sample_rows(logits, self.heat[:size], seeds, positions + 1)
-        self.last_tokens.index_copy_(0, seats, tokens)
+        # A token that is chosen now will stand where the context ends.
+        tokens = sample_rows(logits, self.heat[:size], seeds, self.lengths[:size], self.last_tokens, seats)
         return logits, tokens

@@ -32,7 +32,8 @@ class TopLogprobs:
 
 
 def top_logprobs(logits: Tensor, chosen: Tensor, count: int) -> TopLogprobs:
-    """``logits [n, V]``, ``chosen [n]`` token ids -> log probabilities of those and of the ``count`` likeliest.
+    """``logits [n, V]``, ``chosen [n]`` token ids -> log probabilities, in float32, of those and of the ``count``
+    likeliest.
 
     The chosen token's rank is the number of tokens that are at least as likely, itself included: 1 is the likeliest.
     """

@@ -115,6 +115,8 @@ class ModelRunner:
     def _replay(self, rows: list[PlanRow], plan: StepPlan) -> Launched:
         """A step in which every row computes the token that was sampled last, from a recorded graph."""
         assert self.graphs is not None
+        # Long contexts first: a GPU that begins with the short ones has a few long ones left at the end.
+        rows = sorted(rows, key=lambda row: row.start, reverse=True)
         seats = np.array([row.seat for row in rows])
         positions = np.array([row.start for row in rows])
         slots = slot_mapping(self.page_table, seats, positions, self.kv_cache.page_size)
@@ -132,13 +134,15 @@ class ModelRunner:
         """``logits [R, V]`` of the rows that sample -> the next token of each, under way to the host."""
         settings = self.sampling.batch(samplers, seats, launched.plan.masks)
         asked = None if settings is None else self.sampling.asked_logprobs(logits, seats)  # before they are changed
-        if self.draws_fast and settings is not None and settings.plain:
+        fast = self.draws_fast and settings is not None and settings.plain
+        if fast:
             from minillm.kernels.triton_sampling import sample_rows
 
             state, positions = self.sampling, np.array([row.start + row.count for row in samplers])
             arrays = state.temperature[seats], state.seeds[seats], positions
             tokens = sample_rows(logits, *map(self._tensor, arrays))
         else:
+            logits = logits.float()  # [R, V]
             tokens = sample(logits, settings)
         self.last_tokens[self._tensor(seats)] = tokens
         if settings is not None and settings.edits is not None:
@@ -225,8 +229,9 @@ class ModelRunner:
         return torch.cat([last, named]) if on_device else named
 
     def _tensor(self, array: np.ndarray) -> Tensor:
+        """On the device. Only from pinned memory does a large copy not wait for all that the GPU has to do before."""
         tensor = torch.from_numpy(array)
-        return tensor if self.device.type == "cpu" else tensor.to(self.device, non_blocking=True)
+        return tensor if self.device.type == "cpu" else tensor.pin_memory().to(self.device, non_blocking=True)
 
 
 def why_eager(config: EngineConfig, model: nn.Module, backend: AttentionBackend, device: torch.device) -> str | None:

@@ -4,6 +4,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from minillm.kernels.triton_early import how, let_next_start, wait_for_last
+
 BLOCK = 1024
 GATES = ("silu", "gelu", "gelu_pytorch_tanh", "relu")
 
@@ -24,11 +26,13 @@ def activate(gate, ACT: tl.constexpr):
 
 
 @triton.jit
-def _gated_activation(gate_up, out, size, ACT: tl.constexpr, BLOCK: tl.constexpr):
+def _gated_activation(gate_up, out, size, ACT: tl.constexpr, BLOCK: tl.constexpr, EARLY: tl.constexpr):
     """``BLOCK`` columns of one row: ``gate_up [T, 2 * size]`` -> ``out [T, size]``."""
+    let_next_start(EARLY)
     row = tl.program_id(0).to(tl.int64)
     columns = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     inside = columns < size
+    wait_for_last(EARLY)
     gate = tl.load(gate_up + row * 2 * size + columns, mask=inside, other=0.0).to(tl.float32)
     up = tl.load(gate_up + row * 2 * size + size + columns, mask=inside, other=0.0).to(tl.float32)
     tl.store(out + row * size + columns, (activate(gate, ACT) * up).to(out.dtype.element_ty), mask=inside)
@@ -39,5 +43,6 @@ def gated_activation(gate_up: Tensor, act: str) -> Tensor:
     rows, size = gate_up.shape[0], gate_up.shape[1] // 2
     out = gate_up.new_empty(rows, size)
     block = min(BLOCK, triton.next_power_of_2(size))
-    _gated_activation[(rows, triton.cdiv(size, block))](gate_up, out, size, act, block, num_warps=4)
+    grid = (rows, triton.cdiv(size, block))
+    _gated_activation[grid](gate_up, out, size, act, block, num_warps=4, **how(out.device))
     return out

@@ -12,6 +12,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from minillm.kernels.triton_early import how, let_next_start, wait_for_last
+
 MOST_SPLITS = 32
 MERGED = 2**14  # numbers of parts that are put together at a time: they stay in registers
 NO_WINDOW = 2**30
@@ -52,9 +54,10 @@ def _paged_decode(
     q, cache, page_table, lengths, split_blocks, out, parts, tops, totals, arrivals, window, scale, q_row, q_head,
     table_row, HKV: tl.constexpr, GROUP: tl.constexpr, D: tl.constexpr, PAGE: tl.constexpr, SPLITS: tl.constexpr,
     PROGRAMS: tl.constexpr, M: tl.constexpr, BLOCK: tl.constexpr, BLOCK_D: tl.constexpr, HEADS: tl.constexpr,
-    PRECISION: tl.constexpr,
+    PRECISION: tl.constexpr, EARLY: tl.constexpr,
 ):  # fmt: skip
     """Key/value head ``program_id(0)``, split ``(1)`` of request ``(2)``; see `paged_decode` for the shapes."""
+    let_next_start(EARLY)
     head, split, request = tl.program_id(0), tl.program_id(1), tl.program_id(2)
     length = tl.load(lengths + request)
     start = tl.maximum(length - window, 0)
@@ -64,6 +67,7 @@ def _paged_decode(
         each = tl.cdiv(tl.num_programs(2) * HKV * tl.cdiv(window, BLOCK), PROGRAMS)
     each = tl.maximum(tl.maximum(each, tl.cdiv(blocks, SPLITS)), 1)
     busy = tl.cdiv(blocks, each)  # splits with something to do; the others end here
+    wait_for_last(EARLY)
     if split < tl.maximum(busy, 1):
         row, d = tl.arange(0, M), tl.arange(0, BLOCK_D)
         rows = (row < GROUP)[:, None] & (d < D)[None, :]
@@ -143,7 +147,7 @@ def decode_tile(itemsize: int, head_dim: int, few: bool) -> Tile:
     """
     if itemsize > 2 or head_dim > 128:
         return Tile(tokens=32, warps=4, stages=2)
-    return Tile(tokens=128, warps=4, stages=2) if few else Tile(tokens=64, warps=2, stages=2)
+    return Tile(tokens=128, warps=4, stages=1) if few else Tile(tokens=64, warps=2, stages=2)
 
 
 def paged_decode(
@@ -177,4 +181,5 @@ def paged_decode(
         page_table.stride(0), num_kv_heads, group, D, page_size, splits, programs,
         max(triton.next_power_of_2(group), 16), tile.tokens, padded, merged,
         "ieee" if q.itemsize == 4 else "tf32", num_warps=tile.warps, num_stages=tile.stages,
+        **how(q.device),
     )  # fmt: skip

@@ -5,16 +5,20 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from minillm.kernels.triton_early import how, let_next_start, wait_for_last
+
 MOST_COLUMNS = 65536  # a row is held in registers, whole
 
 
 @triton.jit
-def _rms_norm(x, add, weight, out, size, eps, offset, ADDS: tl.constexpr, BLOCK: tl.constexpr):
+def _rms_norm(x, add, weight, out, size, eps, offset, ADDS: tl.constexpr, BLOCK: tl.constexpr, EARLY: tl.constexpr):
     """Row ``program_id``: ``x [T, size]`` takes up ``add``; ``out`` gets it normalised. All rows lie together."""
+    let_next_start(EARLY)
     row = tl.program_id(0).to(tl.int64) * size
     columns = tl.arange(0, BLOCK)
     inside = columns < size
     w = tl.load(weight + columns, mask=inside, other=0.0).to(tl.float32) + offset
+    wait_for_last(EARLY)
     values = tl.load(x + row + columns, mask=inside, other=0.0)
     if ADDS:
         more = tl.load(add + row + columns, mask=inside, other=0.0)
@@ -32,5 +36,5 @@ def rms_norm(x: Tensor, weight: Tensor, eps: float, offset: float, add: Tensor |
     out = torch.empty_like(x)
     block = triton.next_power_of_2(size)
     warps = min(max(block // 512, 1), 16)
-    _rms_norm[(rows,)](x, add, weight, out, size, eps, offset, add is not None, block, num_warps=warps)
+    _rms_norm[(rows,)](x, add, weight, out, size, eps, offset, add is not None, block, num_warps=warps, **how(x.device))
     return out

@@ -9,14 +9,18 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from minillm.kernels.triton_early import how, let_next_start, wait_for_last
+
 
 @triton.jit
 def _norm_rotate_store(
     qkv, q_weight, k_weight, cos, sin, cache, slots, eps, offset,
     H: tl.constexpr, HKV: tl.constexpr, D: tl.constexpr, HALF: tl.constexpr,
     NORM: tl.constexpr, HEADS: tl.constexpr, BLOCK_HALF: tl.constexpr, BLOCK_REST: tl.constexpr,
+    EARLY: tl.constexpr,
 ):  # fmt: skip
     """``HEADS`` heads of one token. ``a`` and ``b`` are the halves of what is turned, ``c`` is the rest of the head."""
+    let_next_start(EARLY)
     token = tl.program_id(0).to(tl.int64)
     REST: tl.constexpr = D - 2 * HALF
     head = tl.program_id(1) * HEADS + tl.arange(0, HEADS)[:, None]  # [HEADS, 1]
@@ -26,6 +30,7 @@ def _norm_rotate_store(
     pair = tl.arange(0, BLOCK_HALF)[None, :]
     rest = 2 * HALF + tl.arange(0, BLOCK_REST)[None, :]
     pairs, rests = exists & (pair < HALF), exists & (rest < D)
+    wait_for_last(EARLY)
     square = tl.zeros([HEADS, 1], tl.float32)
     if HALF:
         a = tl.load(at + pair, mask=pairs, other=0.0).to(tl.float32)
@@ -94,4 +99,5 @@ def norm_rotate_and_store(
         qkv, q_weight, k_weight, cos, sin, cache, slots, eps, offset, num_heads, num_kv_heads, D, turned // 2,
         norm is not None, together, triton.next_power_of_2(max(turned // 2, 1)),
         triton.next_power_of_2(max(D - turned, 1)), num_warps=2 if together == 8 else 1,
+        **how(qkv.device),
     )  # fmt: skip

@@ -37,5 +37,5 @@ class LMHead(nn.Module):
         self.format.process_weights_after_loading(self)
 
     def forward(self, hidden: Tensor) -> Tensor:
-        """``[rows, hidden]`` -> float32 ``[rows, V]``."""
-        return self.format.apply(self, hidden).float()
+        """``[rows, hidden]`` -> ``[rows, V]``."""
+        return self.format.apply(self, hidden)

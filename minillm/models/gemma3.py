@@ -70,6 +70,6 @@ class Gemma3ForCausalLM(LlamaForCausalLM):
         batch.local_rope = self.local_rotary.rows(positions)
 
     def compute_logits(self, hidden: Tensor) -> Tensor:
-        """``[rows, hidden]`` -> float32 ``[rows, V]``, pressed below a cap where the config has one."""
+        """``[rows, hidden]`` -> ``[rows, V]``, pressed below a cap, in float32, where the config has one."""
         logits, cap = super().compute_logits(hidden), self.config.final_logit_softcapping
-        return logits if cap is None else (logits / cap).tanh() * cap
+        return logits if cap is None else (logits.float() / cap).tanh() * cap

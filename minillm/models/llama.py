@@ -122,5 +122,5 @@ class LlamaForCausalLM(nn.Module):
         return self.model.norm(stream, add)
 
     def compute_logits(self, hidden: Tensor) -> Tensor:
-        """``[rows, hidden]`` -> float32 ``[rows, V]``."""
+        """``[rows, hidden]`` -> ``[rows, V]``."""
         return self.lm_head(hidden)

@@ -119,5 +119,5 @@ class OPTForCausalLM(nn.Module):
         return stream if decoder.project_out is None else decoder.project_out(stream)
 
     def compute_logits(self, hidden: Tensor) -> Tensor:
-        """``[rows, size of the embedding]`` -> float32 ``[rows, V]``."""
+        """``[rows, size of the embedding]`` -> ``[rows, V]``."""
         return self.lm_head(hidden)

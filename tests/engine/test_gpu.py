@@ -98,17 +98,22 @@ def test_graphs_and_overlap_change_nothing(tmp_path: Path, kind: str) -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_in_bfloat16_triton_is_as_near_to_float32_as_torch_is(tmp_path: Path, kind: str) -> None:
+    """On average over three models: which of the two rounds luckily for one prompt is a matter of chance."""
     name, overrides = KINDS[kind]
-    make_model(tmp_path, name, dtype=torch.bfloat16, vocab_size=TEXT_VOCAB, **overrides)
 
-    def first_logits(dtype: str, **settings: Any) -> Tensor:
-        engine = make_engine(tmp_path, device="cuda", dtype=dtype, num_pages=128, **settings)
+    def first_logits(folder: Path, dtype: str, **settings: Any) -> Tensor:
+        engine = make_engine(folder, device="cuda", dtype=dtype, num_pages=128, **settings)
         return torch.stack([logits[0] for _, logits in greedy_with_logits(engine, prompts(), 1)])
 
-    exact = first_logits("float32", **PLAIN)
-    torchs, ours = first_logits("bfloat16", **PLAIN) - exact, first_logits("bfloat16") - exact
-    assert ours.norm() < 1.3 * torchs.norm()
-    assert ours.abs().max() < 3 * torchs.abs().max()
+    torchs, ours = [], []
+    for seed in range(3):
+        folder = tmp_path / str(seed)
+        make_model(folder, name, seed=seed, dtype=torch.bfloat16, vocab_size=TEXT_VOCAB, **overrides)
+        exact = first_logits(folder, "float32", **PLAIN)
+        torchs.append((first_logits(folder, "bfloat16", **PLAIN) - exact).norm(dim=1))
+        ours.append((first_logits(folder, "bfloat16") - exact).norm(dim=1))
+    assert torch.cat(ours).mean() < 1.3 * torch.cat(torchs).mean()
+    assert torch.cat(ours).max() < 3 * torch.cat(torchs).max()
 
 
 @pytest.mark.parametrize(
