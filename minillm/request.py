@@ -98,7 +98,7 @@ class Request:
         one."""
         if self.in_flight and len(self.output_ids) + self.in_flight >= self.max_tokens:
             return 0  # the last one is on its way, and its KV is never needed
-        return self.num_tokens - self.num_computed
+        return len(self.prompt_ids) + len(self.output_ids) + self.in_flight - self.num_computed
 
     @property
     def finished(self) -> bool:

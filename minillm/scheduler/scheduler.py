@@ -291,11 +291,13 @@ class Scheduler:
         if joins:
             self._count_admission(request)
         known = request.pages.copy() if joins else []  # found in the prefix cache: new to the runner
-        self.cache.evict(self._lacking(request, count) - self.pool.num_free)
-        new_pages = self.pool.append(request.pages, end)
-        if new_pages:
+        new_pages: list[int] = []
+        if lacking := self._lacking(request, count):
+            self.cache.evict(lacking - self.pool.num_free)
+            new_pages = self.pool.append(request.pages, end)
             probe.on and probe("kv.allocate", request=request, pages=new_pages, pool=self.pool)
-        self._make_shareable(request, start, end)
+        if count > 1 or end % self.pool.page_size <= 1:  # else this step fills no page, nor did the one before
+            self._make_shareable(request, start, end)
         token_ids = [] if request.last_on_device and count == 1 else request.token_ids(start, count)
         samples = end == request.num_tokens
         pages, held = known + new_pages, len(request.pages)
