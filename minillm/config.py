@@ -83,8 +83,9 @@ class EngineConfig:
     scheduling_policy: who is admitted first: "fcfs" (who came first), "lpm" (who has most in the prefix cache), or
         "priority".
     reuse_kv: off, every step forgets the cache and computes all tokens again: what a KV cache saves, seen.
-    attention_backend: "auto", "reference" (plain torch), "cpu" (compiled, decode reads pages in place), or "triton"
-        (the same on a GPU, and for prompts too).
+    attention_backend: "auto", "reference" (plain torch), "blockwise" (plain torch that decodes block by block, as the
+        GPU's kernel does: for looking), "cpu" (compiled, decode reads pages in place), or "triton" (the same on a GPU,
+        and for prompts too).
     kernels: what computes between the matrix products: "auto", "torch", "cpu" (compiled on this machine at first
         use), or "triton" (the same for GPUs; these also multiply a few rows with a matrix).
     pack_weights: on a CPU, store weights in the layout that its matrix library reads fastest.
@@ -165,7 +166,7 @@ class EngineConfig:
             raise ValueError("prefix_cache is 'radix', but with reuse_kv=False no step finds what another computed")
         if self.scheduling_policy == "lpm" and self.prefix_cache == "none":
             raise ValueError("scheduling_policy is 'lpm', which orders by cached prefixes, but prefix_cache is 'none'")
-        _one_of("attention_backend", self.attention_backend, ("auto", "reference", "cpu", "triton"))
+        _one_of("attention_backend", self.attention_backend, ("auto", "reference", "blockwise", "cpu", "triton"))
         _one_of("kernels", self.kernels, ("auto", "torch", "cpu", "triton"))
         if self.page_size != "max_model_len":
             _at_least("page_size", self.page_size, 1, "tokens a page (16 is usual), or 'max_model_len'")

@@ -33,7 +33,7 @@ def close(got: Any, right: Tensor, what: str, axes: str, tolerance: float = 1e-4
 
 def tokens_of_hugging_face(oracle: Oracle, jobs: Sequence[Job], **settings: Any) -> None:
     """An engine with these settings writes, for every job, the tokens that Hugging Face's model writes."""
-    engine = make_engine(oracle.folder, **PLAIN, **settings)
+    engine = make_engine(oracle.folder, **{**PLAIN, **settings})
     run = run_jobs(engine, jobs)
     for request, job in enumerate(jobs):
         right, got = oracle.greedy(list(job.prompt), job.max_tokens), run.tokens(request)

@@ -8,6 +8,7 @@ from torch import Tensor
 from minillm.attention.batch import ForwardBatch
 from minillm.debug.probes import probe
 from minillm.kernels.torch_kernels import TorchKernels
+from minillm.kernels.triton_load import interpreted
 from minillm.kvcache.storage import KVCache
 
 
@@ -40,15 +41,20 @@ def choose_backend(
 
     backend: AttentionBackend | None = None
     reason = "asked for" if name != "auto" else f"the fastest that goes with {kernels.name} kernels"
-    if name in ("cpu", "triton") and kernels.name != name:
+    wanted = name if name != "auto" else kernels.name
+    if wanted in ("cpu", "triton") and kernels.name != wanted and not (wanted == "triton" and interpreted()):
         raise ValueError(
             f"attention_backend {name!r} needs kernels={name!r}, but the kernels are {kernels.name!r}; use 'reference'"
         )
-    if name != "reference" and kernels.name == "cpu":
+    if wanted == "cpu":
         from minillm.attention.cpu import CpuAttention
 
         backend = CpuAttention(kernels)  # type: ignore[arg-type]
-    elif name != "reference" and kernels.name == "triton":
+    elif wanted == "blockwise":
+        from minillm.attention.blockwise import BlockwiseAttention
+
+        backend = BlockwiseAttention()
+    elif wanted == "triton":
         from minillm.attention.triton import TritonAttention
 
         why_not = TritonAttention.refusal(cache, num_heads) if cache is not None and num_heads else None

@@ -13,6 +13,7 @@ from torch import Tensor
 from minillm.attention.backend import AttentionBackend
 from minillm.attention.batch import ForwardBatch
 from minillm.attention.reference import ReferenceAttention
+from minillm.debug.probes import unheard
 from minillm.kernels.triton_attention import MOST_SPLITS, Scratch, Tile, decode_tile, paged_decode
 from minillm.kernels.triton_load import failed
 from minillm.kernels.triton_prefill import paged_prefill, prefill_tile
@@ -55,7 +56,8 @@ class TritonAttention(AttentionBackend):
         if head_dim > MOST_HEAD_SIZE:
             return f"the model's heads have {head_dim} numbers, and its kernels take at most {MOST_HEAD_SIZE}"
         try:
-            _try_both(kv_cache, num_heads)
+            with unheard():
+                _try_both(kv_cache, num_heads)
         except Exception as error:  # compilers raise whatever they like
             return failed("attention kernels", error)
         return None

@@ -59,6 +59,9 @@ def show(info: ProbeInfo, places: list[Location], console: Console) -> None:
     lesson = f", lesson {info.lesson:02}" if info.lesson else ""
     console.print(Text.assemble((info.name, "title"), (f"  {info.topic}{lesson}", "note")))
     console.print(Padding(Text(info.what), (0, 0, 0, 2)))
+    if info.interpreted:
+        where = Text("a comment in a Triton kernel: there only where Triton's interpreter runs it", "note")
+        console.print(Padding(where, (0, 0, 0, 2)))
     stops = ", ".join(f"{place.file.removeprefix('minillm/')}:{place.stops_at}" for place in places)
     console.print(Padding(Text.assemble(("stops at ", "note"), stops), (0, 0, 0, 2)))
     tables = {

@@ -11,6 +11,8 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from minillm.debug.comment_probes import with_probes
+
 PACKAGE = Path(__file__).resolve().parent.parent
 TOPICS = ("birth", "scheduling", "pages", "prefix cache", "model", "attention", "sampling", "text")
 
@@ -20,7 +22,8 @@ class ProbeInfo:
     """One probe. ``values``, ``watch``, ``must`` and ``conditions`` map a name or an expression to its meaning.
 
     Conditions are for ``--break-when``, over the values; ``watch`` and ``must`` are for a debugger that stopped there,
-    over the caller's own names. ``lesson`` is the first that comes by, ``captured`` that a CUDA graph replays past it.
+    over the caller's own names. ``lesson`` is the first that comes by, ``captured`` that a CUDA graph replays past it,
+    ``interpreted`` that it is a comment in a kernel and comes by in Triton's interpreter alone.
     """
 
     name: str
@@ -32,6 +35,7 @@ class ProbeInfo:
     must: dict[str, str]
     conditions: dict[str, str] = field(default_factory=dict)
     captured: bool = False
+    interpreted: bool = False
 
 
 class Location(NamedTuple):
@@ -76,7 +80,7 @@ def sites(package: Path = PACKAGE) -> Iterator[Site]:
     for path in sorted(package.rglob("*.py")):
         source = path.read_text(encoding="utf-8")
         if "probe(" in source:
-            yield from _sites_in(ast.parse(source), path.relative_to(package.parent).as_posix(), after=0)
+            yield from _sites_in(ast.parse(with_probes(source)), path.relative_to(package.parent).as_posix(), after=0)
 
 
 def _sites_in(node: ast.AST, file: str, after: int) -> Iterator[Site]:

@@ -8,6 +8,8 @@ from functools import lru_cache
 from pathlib import Path
 from types import FrameType
 
+from minillm.debug.comment_probes import with_probes
+
 
 def frame_names(probe: str, frame: FrameType) -> dict[str, str]:
     """Value -> the expression that gives it in ``frame``, of the call of that probe on its line.
@@ -24,7 +26,7 @@ def frame_names(probe: str, frame: FrameType) -> dict[str, str]:
 def _calls(file: str) -> list[tuple[int, int, str, dict[str, str]]]:
     """Every call of ``probe`` in a file: its first and last line, the probe's name, and its keywords' expressions."""
     try:
-        tree = ast.parse(Path(file).read_text(encoding="utf-8"))
+        tree = ast.parse(with_probes(Path(file).read_text(encoding="utf-8")))
     except (OSError, SyntaxError, ValueError):  # ValueError: no UTF-8, or a null byte
         return []
     found = []

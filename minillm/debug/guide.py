@@ -21,6 +21,10 @@ still shows in the terminal. A condition that never held is told of at the end.
 At a stop, in pdb as in VS Code's debug console, these are there without an import. They find the scheduler, the batch
 and the plan by themselves:"""
 
+IN_A_KERNEL = (
+    "It is a comment in a Triton kernel: it comes by where Triton's interpreter runs the kernel on a CPU, as lesson 08 "
+    "does, and a compiled kernel has nothing of it."
+)
 _HELPERS = ("where", "why", "shapes", "pages", "table", "tree", "look", "disarm")
 
 
@@ -70,6 +74,8 @@ def _entry(number: int, info: ProbeInfo) -> str:
     parts = [f"#### {number}. {info.name} {{ #{_anchor(info.name)} }}", info.what]
     if info.captured:
         parts.append("*It stands in the model's forward pass: while a CUDA graph replays that, no Python runs here.*")
+    if info.interpreted:
+        parts.append(f"*{IN_A_KERNEL}*")
     parts += [f"Stops at {_place(p)}:\n\n```python\n{_statement(p)}\n```" for p in locations()[info.name]]
     for title, table in (("Watch", info.watch), ("Must be true", info.must), ("Conditions", info.conditions)):
         if table:

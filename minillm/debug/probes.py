@@ -8,7 +8,8 @@ breakpoints and log points.
 
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from types import FrameType
@@ -100,6 +101,16 @@ def silence() -> None:
     """From here on nobody listens to anything."""
     _listeners.clear()
     _refresh()
+
+
+@contextmanager
+def unheard() -> Iterator[None]:
+    """Inside, nobody is told anything: for what is only tried, and belongs to no request."""
+    before, probe.on = probe.on, False
+    try:
+        yield
+    finally:
+        probe.on = before
 
 
 def set_step(step: int) -> None:

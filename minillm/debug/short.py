@@ -38,6 +38,15 @@ class _Short(reprlib.Repr):
         kind, size = _split(str(x.dtype))
         return f"{DTYPES.get(kind, kind)}{size}{list(x.shape)}"
 
+    def repr_tensor(self, x: Any, level: int) -> str:
+        """One of Triton's, in its interpreter: a numpy array is in it, of one number for a scalar."""
+        data = getattr(getattr(x, "handle", None), "data", None)
+        if data is None:
+            return self.repr_instance(x, level)
+        if x.dtype.scalar.is_ptr():
+            return f"addresses{list(data.shape)}" if data.size > 1 else "an address"
+        return f"{data.item():g}" if data.size == 1 else self.repr_ndarray(data, level)
+
     def repr_Request(self, x: Any, _level: int) -> str:
         return f"r{x.id}"
 

@@ -3,7 +3,10 @@
 A program takes one request, one key/value head and one split of the context, and keeps a running softmax over it. The
 query heads that share the key/value head are the rows of one small matrix product (padded to 16: the least that the
 matrix unit takes), so that a key is read once for all of them. With several splits, the program of a request and head
-that finishes last puts the parts together.
+that finishes last puts the parts together. `torch_attention` does the same in plain torch.
+
+The comments ``# probe(...)`` are probes where Triton's interpreter runs a kernel: see `minillm.debug.comment_probes`.
+In there, what is loaded is a numpy array: ``scores.handle.data``.
 """
 
 from dataclasses import dataclass
@@ -12,6 +15,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from minillm.debug.comment_probes import watched
 from minillm.kernels.triton_early import how, let_next_start, wait_for_last
 
 MOST_SPLITS = 32
@@ -37,18 +41,21 @@ def slots_of(table, positions, inside, PAGE: tl.constexpr):
     return pages * PAGE + positions % PAGE
 
 
+@watched
 @triton.jit
 def add_block(scores, v, top, total, acc, PRECISION: tl.constexpr):
     """Running softmax: ``scores [M, n]`` in powers of two, ``v [n, D]``. What was summed under a lower maximum is
     corrected."""
-    new_top = tl.maximum(top, tl.max(scores, axis=1))
-    weights = tl.exp2(scores - new_top[:, None])
-    fix = tl.exp2(top - new_top)
+    new_top = tl.maximum(top, tl.max(scores, axis=1))  # [M]
+    weights = tl.exp2(scores - new_top[:, None])  # [M, n], 1 at most
+    fix = tl.exp2(top - new_top)  # [M], 1 where the maximum has not grown
+    # probe("kernel.softmax", scores=scores, top=top, new_top=new_top, weights=weights, fix=fix, total=total)
     total = total * fix + tl.sum(weights, axis=1)
     acc = tl.dot(weights.to(v.dtype), v, acc * fix[:, None], input_precision=PRECISION)
     return new_top, total, acc
 
 
+@watched
 @triton.jit(do_not_specialize=["window", "table_row"])  # they change from step to step: no new variant for that
 def _paged_decode(
     q, cache, page_table, lengths, split_blocks, out, parts, tops, totals, arrivals, window, scale, q_row, q_head,
@@ -59,6 +66,7 @@ def _paged_decode(
     """Key/value head ``program_id(0)``, split ``(1)`` of request ``(2)``; see `paged_decode` for the shapes."""
     let_next_start(EARLY)
     head, split, request = tl.program_id(0), tl.program_id(1), tl.program_id(2)
+    # 1. Which tokens are this program's: blocks are dealt out to splits, `each` of them to one.
     length = tl.load(lengths + request)
     start = tl.maximum(length - window, 0)
     blocks = tl.cdiv(length - start, BLOCK)
@@ -68,33 +76,41 @@ def _paged_decode(
     each = tl.maximum(tl.maximum(each, tl.cdiv(blocks, SPLITS)), 1)
     busy = tl.cdiv(blocks, each)  # splits with something to do; the others end here
     wait_for_last(EARLY)
+    # probe("kernel.program", head=head, split=split, request=request, length=length, each=each, busy=busy)
     if split < tl.maximum(busy, 1):
+        # 2. The queries of the heads that share this key/value head, a row each; nothing is seen yet.
         row, d = tl.arange(0, M), tl.arange(0, BLOCK_D)
         rows = (row < GROUP)[:, None] & (d < D)[None, :]
         at_q = q + request.to(tl.int64) * q_row + (head * GROUP + row)[:, None] * q_head + d[None, :]
-        queries = tl.load(at_q, mask=rows, other=0.0)
+        queries = tl.load(at_q, mask=rows, other=0.0)  # [M, BLOCK_D]; rows and columns beyond the real ones are 0
         top = tl.full([M], HIDDEN, tl.float32)
         total = tl.zeros([M], tl.float32)
         acc = tl.zeros([M, BLOCK_D], tl.float32)
         first = start + split * each * BLOCK
         last = tl.minimum(first + each * BLOCK, length)
         table = page_table + request.to(tl.int64) * table_row
+        # 3. Block by block: the page table says where its keys and values lie, and the sums take them in.
         for at in range(first, last, BLOCK):
             positions = at + tl.arange(0, BLOCK)
-            seen = positions < last
+            seen = positions < last  # the last block is seldom full
             slots = slots_of(table, positions, seen, PAGE)
+            # probe("kernel.pages", at=at, last=last, positions=positions, seen=seen, slots=slots)
             keys = cache + slots[:, None] * (2 * HKV * D) + head * D + d[None, :]
             there = seen[:, None] & (d < D)[None, :]
             k = tl.load(keys, mask=there, other=0.0)  # [BLOCK, D]
             v = tl.load(keys + HKV * D, mask=there, other=0.0)
-            scores = tl.dot(queries, tl.trans(k), input_precision=PRECISION) * scale
-            top, total, acc = add_block(tl.where(seen[None, :], scores, HIDDEN), v, top, total, acc, PRECISION)
+            scores = tl.dot(queries, tl.trans(k), input_precision=PRECISION) * scale  # [M, BLOCK]
+            scores = tl.where(seen[None, :], scores, HIDDEN)
+            # probe("kernel.scores", at=at, queries=queries, k=k, v=v, scores=scores, top=top, total=total)
+            top, total, acc = add_block(scores, v, top, total, acc, PRECISION)
+        # 4. Done, if there is one split. Else leave the part for whoever finishes last.
         at_out = out + request.to(tl.int64) * (HKV * GROUP * D) + (head * GROUP + row)[:, None] * D + d[None, :]
         if busy <= 1:  # a request without context, which is padding, has a total of 0 and gets zeros
             tl.store(at_out, (acc / tl.maximum(total, 1e-30)[:, None]).to(out.dtype.element_ty), mask=rows)
         else:
             group = (request * HKV + head) * GROUP
             part = (group + row) * SPLITS + split
+            # probe("kernel.part", head=head, split=split, top=top, total=total, acc=acc)
             tl.store(parts + part.to(tl.int64)[:, None] * BLOCK_D + d[None, :], acc, mask=rows)
             tl.store(tops + part, top, mask=row < GROUP)
             tl.store(totals + part, total, mask=row < GROUP)
@@ -104,6 +120,7 @@ def _paged_decode(
                 _merge(out, parts, tops, totals, group, busy, GROUP, D, SPLITS, BLOCK_D, HEADS)
 
 
+@watched
 @triton.jit
 def _merge(
     out, parts, tops, totals, group, busy,
@@ -121,7 +138,8 @@ def _merge(
         at = parts + part.to(tl.int64)[:, :, None] * BLOCK_D + d[None, None, :]
         inside = there[:, :, None] & (d < D)[None, None, :]
         values = tl.load(at, mask=inside, other=0.0, cache_modifier=".cg")  # [HEADS, SPLITS, D]
-        weights = tl.exp2(top - tl.max(top, axis=1)[:, None])
+        weights = tl.exp2(top - tl.max(top, axis=1)[:, None])  # [HEADS, SPLITS]
+        # probe("kernel.merge", busy=busy, top=top, total=total, weights=weights, values=values)
         whole = tl.maximum(tl.sum(total * weights, axis=1), 1e-30)
         merged = tl.sum(values * weights[:, :, None], axis=1) / whole[:, None]
         at_out = out + (group + head).to(tl.int64)[:, None] * D + d[None, :]

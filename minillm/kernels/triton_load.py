@@ -2,6 +2,8 @@
 
 import os
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache
 from importlib.util import find_spec
 from typing import TYPE_CHECKING
@@ -11,14 +13,42 @@ import torch
 if TYPE_CHECKING:
     from minillm.kernels.triton_kernels import TritonKernels
 
+INTERPRET = "TRITON_INTERPRET"  # Triton's own variable
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+
+
+def interpreted() -> bool:
+    """Whether Triton's interpreter is asked for: it runs kernels on a CPU, in Python, for looking at them."""
+    return os.environ.get(INTERPRET) == "1"
+
+
+@contextmanager
+def interpreter() -> Iterator[str | None]:
+    """Inside, Triton's interpreter is asked for. Gives why it is not to be had, None if it is.
+
+    Whether a kernel is interpreted or compiled is settled when its file is imported, and for Triton's own functions
+    when Triton is: so that must not have happened yet, or have happened in here.
+    """
+    if find_spec("triton") is None:
+        yield "the package triton is not installed (there is one for Linux only)"
+        return
+    before = os.environ.get(INTERPRET)
+    os.environ[INTERPRET] = "1"
+    try:
+        import triton.language as tl
+
+        yield None if hasattr(tl.max, "rewriter") else "this program has imported Triton before, to compile with it"
+    finally:
+        if before is None:
+            del os.environ[INTERPRET]
+        else:
+            os.environ[INTERPRET] = before
 
 
 @cache
 def load(device: torch.device, dtype: torch.dtype) -> "tuple[TritonKernels | None, str]":
     """The kernels, tried on this device, and why they are right; or None, and why not."""
-    interpreted = os.environ.get("TRITON_INTERPRET") == "1"
-    if device.type != "cuda" and not interpreted:
+    if device.type != "cuda" and not interpreted():
         return (
             None,
             f"they need device='cuda', and this is {device} (Triton's interpreter, TRITON_INTERPRET=1, has one)",
@@ -34,7 +64,7 @@ def load(device: torch.device, dtype: torch.dtype) -> "tuple[TritonKernels | Non
         try_all(kernels, device, dtype)
     except Exception as error:  # compilers raise whatever they like
         return None, failed("kernels", error)
-    return kernels, "Triton's interpreter, for looking: slow" if interpreted else f"compiled by Triton for {device}"
+    return kernels, "Triton's interpreter, for looking: slow" if interpreted() else f"compiled by Triton for {device}"
 
 
 def failed(what: str, error: Exception) -> str:

@@ -141,3 +141,21 @@ def twins_agree(facts: Facts, event: Event, _scheduler: Scheduler) -> bool:
 
 def tokens_allowed(_facts: Facts, event: Event, _scheduler: Scheduler) -> int:
     return int((event.after[0] > float("-inf")).sum())
+
+
+def queries_a_key(_facts: Facts, event: Event, _scheduler: Scheduler) -> int:
+    return event.scores.shape[1]
+
+
+def page_read_last(facts: Facts, event: Event, _scheduler: Scheduler) -> int | None:
+    """Once the block with the last position is read."""
+    ends = int(event.positions[-1]) == facts["position"]
+    return int(event.slots[-1]) // facts["page_size"] if ends else None
+
+
+def splits_combined(_facts: Facts, event: Event, _scheduler: Scheduler) -> int:
+    return len(event.tops)
+
+
+def a_sum_below_one(_facts: Facts, event: Event, _scheduler: Scheduler) -> bool:
+    return bool((event.totals < 0.5).any())

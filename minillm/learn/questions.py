@@ -58,6 +58,7 @@ def questions() -> tuple[Question, ...]:
         answers,
         moments,
         moments_experts,
+        moments_kernels,
         moments_model,
         moments_prefix,
         moments_sampling,
@@ -65,7 +66,15 @@ def questions() -> tuple[Question, ...]:
     )
 
     at_moments: dict[str, Any] = {}
-    for module in (moments, moments_traffic, moments_prefix, moments_sampling, moments_experts, moments_model):
+    for module in (
+        moments,
+        moments_traffic,
+        moments_prefix,
+        moments_sampling,
+        moments_kernels,
+        moments_experts,
+        moments_model,
+    ):
         at_moments |= vars(module)
 
     listed = yaml.safe_load(Path(__file__).with_name("questions.yaml").read_text(encoding="utf-8"))

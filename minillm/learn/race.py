@@ -29,12 +29,12 @@ def race(tasks: list[Task], console: Console, max_tokens: int = 48) -> bool:
         console.print(Text(f"Not written yet, and the engine's own on both sides: {others}", style="note"))
     times: dict[str, list[float]] = {"engine": [], "yours": []}
     tokens: dict[str, list[list[int]]] = {}
-    _serve(4, tasks[0].model)  # warm up
+    _serve(4, tasks[0])  # warm up
     with Bar("racing", total=2 * ROUNDS) as bar:
         for side in ("engine", "yours") * ROUNDS:
             with mine(tasks) if side == "yours" else nullcontext():
                 try:
-                    seconds, tokens[side] = _serve(max_tokens, tasks[0].model)
+                    seconds, tokens[side] = _serve(max_tokens, tasks[0])
                 except Todo:
                     raise
                 except Exception as error:
@@ -55,12 +55,12 @@ def _not_right(error: Exception, asked: list[Task], tasks: list[Task]) -> str:
     return f"{one}: python -m minillm learn check {which}\n{blame(error, my_file(tasks[0].number))}"
 
 
-def _serve(max_tokens: int, model: str) -> tuple[float, list[list[int]]]:
+def _serve(max_tokens: int, task: Task) -> tuple[float, list[list[int]]]:
     """Seconds for the workload, and the tokens of each request."""
     from minillm.learn.workload import ROOMY, add_requests, make_engine
 
     with plain_kernels():
-        engine = make_engine(model, **ROOMY)
+        engine = make_engine(task.model, attention_backend=task.backend, **ROOMY)
     requests = add_requests(engine, max_tokens)
     seconds, _ = time_steps(engine)
     return sum(seconds), [request.output_ids for request in requests]

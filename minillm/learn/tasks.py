@@ -15,7 +15,7 @@ class Task:
 
     id: "3.1". lesson: "03_paged_attention". target: ``module:name`` or ``module:Class.name``. test: the class of its
         tests in the lesson's checkpoint. hints: a question, a pointer, the steps. probes: where to watch it run.
-        model: one that calls the function, for `diff` and `race`.
+        model, backend: a model and an attention backend that call the function, for `diff` and `race`.
     """
 
     id: str
@@ -26,6 +26,7 @@ class Task:
     hints: tuple[str, ...]
     probes: tuple[str, ...]
     model: str = "nano-llama"
+    backend: str = "reference"
 
     @property
     def number(self) -> str:

@@ -85,6 +85,7 @@ def attend(batch: ForwardBatch, q: Tensor, window: int | None = None) -> Tensor:
 
 
 BACKENDS = [choose_backend("auto", kernels) for kernels in all_kernels()]
+BACKENDS.append(choose_backend("blockwise", TorchKernels()))
 every_backend = pytest.mark.parametrize("backend", BACKENDS, ids=lambda backend: backend.name)
 
 # (context, queries) with 1 <= queries <= context

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from minillm.debug.catalogue import PACKAGE, TOPICS, ProbeInfo, Site, catalogue, locations, sites
+from minillm.debug.comment_probes import with_probes
 from minillm.debug.condition import Condition
 from minillm.debug.probes import Event, listen
 
@@ -31,7 +32,7 @@ def test_every_call_is_found() -> None:
     """A probe that stands where `sites` does not look (in an expression, in a match) would go undocumented."""
     calls = 0
     for path in PACKAGE.rglob("*.py"):
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        for node in ast.walk(ast.parse(with_probes(path.read_text(encoding="utf-8")))):
             calls += isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "probe"
     assert calls == len(SITES)
 
@@ -50,7 +51,8 @@ def test_a_statement_is_sure_to_come_next(site: Site) -> None:
 @each_site
 def test_the_probe_costs_nothing_when_nobody_listens(site: Site) -> None:
     line = (PACKAGE.parent / site.file).read_text(encoding="utf-8").splitlines()[site.line - 1]
-    assert line.strip().startswith("probe.on and probe(")
+    comment = catalogue()[site.name].interpreted  # in a kernel, of which a compiler sees nothing
+    assert line.strip().startswith("# probe(" if comment else "probe.on and probe(")
 
 
 @each_probe
@@ -207,11 +209,18 @@ def watcher(oracle: "Oracle", tmp_path_factory: pytest.TempPathFactory) -> Watch
         engine.add_request([5, 6, 7], SamplingParams(temperature=0, max_tokens=2, ignore_eos=True))
         while engine.has_requests:
             engine.step()
+        blockwise = {"attention_backend": "blockwise", "prefix_cache": "none", "max_num_batched_tokens": 96}
+        engine = Engine(EngineConfig.from_settings(model=str(oracle.folder), page_size=4, **blockwise))
+        engine.add_request(list(range(2, 82)), SamplingParams(temperature=0, max_tokens=2, ignore_eos=True))
+        while engine.has_requests:
+            engine.step()
     return seen
 
 
 def test_every_probe_is_reached(watcher: Watcher) -> None:
-    assert {name for name, _, _ in watcher.next_lines} == set(catalogue())
+    """Those in kernels are tried where these are interpreted: tests/kernels/interpreted_triton.py."""
+    reached = {name for name, _, _ in watcher.next_lines}
+    assert reached == {name for name, info in catalogue().items() if not info.interpreted}
 
 
 def test_every_expression_can_be_evaluated_where_it_should_be(watcher: Watcher) -> None:

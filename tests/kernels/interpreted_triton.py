@@ -3,8 +3,10 @@
 import warnings
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from debug.test_catalogue import Watcher
 from parity import random_prompt
 from tiny import TEXT_VOCAB, make_model
 from torch.nn import functional as F
@@ -14,8 +16,11 @@ from minillm.attention import triton as attention
 from minillm.attention.backend import choose_backend
 from minillm.attention.batch import ForwardBatch
 from minillm.config import ModelConfig
+from minillm.debug.catalogue import catalogue, locations
+from minillm.debug.probes import listen
 from minillm.kernels import triton_attention, triton_kernels, triton_load, triton_rows
 from minillm.kernels.choose import choose_kernels
+from minillm.kernels.torch_attention import paged_decode
 from minillm.kernels.torch_kernels import ACTIVATIONS
 from minillm.kvcache.storage import KVCache
 
@@ -98,6 +103,62 @@ def test_any_number_of_splits_gives_the_same(splits: int, H: int, Hkv: int) -> N
         for row in range(4):
             torch.testing.assert_close(got[row], dense(batch, q, row), atol=1e-5, rtol=1e-4)
         assert not batch.backend._scratch.arrivals.any(), "the next layer counts from zero"
+
+
+def planned(batch: ForwardBatch, splits: int, each: int) -> attention.TritonPlan:
+    tile = triton_attention.Tile(tokens=32, warps=4, stages=2)
+    return attention.TritonPlan(torch.tensor(batch.context_lens), torch.tensor([each]), splits, tile)
+
+
+def test_the_comments_in_the_kernels_are_probes_that_say_what_is_there() -> None:
+    """Each comes by, all expressions of its catalogue entry hold there, and the line after it is the documented one."""
+    batch, q = decode_batch([300, 31], 6, 2, 24)
+    batch.plan, seen = planned(batch, 4, 3), Watcher()
+    with listen("kernel.*", seen):
+        batch.backend.attend(0, q, batch, 1.0)
+    assert {name for name, _, _ in seen.next_lines} == {one.name for one in catalogue().values() if one.interpreted}
+    assert not seen.failing and not seen.untrue
+    assert not [c.expression for name in catalogue() for c in seen.conditions[name] if c.reported]
+    for (name, file, line), next_lines in seen.next_lines.items():
+        assert (file, line, *next_lines) in locations()[name]
+
+
+def test_what_the_probes_hand_over_is_what_the_kernel_computes() -> None:
+    """The running sums of one program, followed from outside; the kernel's answer is the same as without a listener."""
+    batch, q = decode_batch([100], 2, 2, 16)
+    batch.plan, events = planned(batch, 1, 4), []
+    with listen(
+        "kernel.softmax", lambda event: events.append({k: v.handle.data[0].copy() for k, v in event.values.items()})
+    ):
+        got = batch.backend.attend(0, q, batch, 1.0)
+    assert torch.equal(got, batch.backend.attend(0, q, batch, 1.0)) and len(events) == 2 * 4
+    first, second = events[:2]
+    assert first["top"] < -1e29 and first["fix"] == 0 and second["top"] == first["new_top"]
+    assert np.isclose(second["total"], np.exp2(first["scores"] - first["new_top"]).sum(), rtol=1e-5)
+
+
+@pytest.mark.parametrize("window", [None, 7])
+@pytest.mark.parametrize(("splits", "each"), [(1, 16), (4, 3)])
+def test_the_twin_in_torch_gives_what_the_kernel_gives(splits: int, each: int, window: int | None) -> None:
+    batch, q = decode_batch([300, 31, 32, 1], 6, 2, 24)
+    batch.plan = planned(batch, splits, each)
+    got = batch.backend.attend(0, q, batch, 0.3, window)
+    heads, cache = q.view(4, 2, 3, 24), batch.kv_cache
+    twin = paged_decode(heads, cache.slots[0], batch.page_table, batch.context_lens, 4, 0.3, 32, each, window)
+    torch.testing.assert_close(got, twin.view(4, -1), atol=1e-5, rtol=1e-4)
+
+
+def test_torch_kernels_go_with_interpreted_attention(tmp_path: Path) -> None:
+    """Where attention alone is to be looked at: interpreting all kernels would take minutes."""
+    make_model(tmp_path, "qwen3", vocab_size=TEXT_VOCAB, num_hidden_layers=1)
+    jobs = [Job(tuple(random_prompt(length, length, TEXT_VOCAB)), 3) for length in (9, 1)]
+    plain = run_jobs(make_engine(tmp_path, kernels="torch", attention_backend="reference"), jobs)
+    tried = []
+    with listen("kernel.*", tried.append):
+        engine = make_engine(tmp_path, kernels="torch", attention_backend="triton", page_size=3)
+    assert engine.runner.backend.name == "triton" and not tried, "what is only tried is told to nobody"
+    run = run_jobs(engine, jobs)
+    assert [run.tokens(i) for i in range(2)] == [plain.tokens(i) for i in range(2)]
 
 
 def test_an_engine_on_interpreted_kernels_gives_the_reference_tokens(tmp_path: Path) -> None:

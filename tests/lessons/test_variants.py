@@ -70,6 +70,26 @@ def test_lesson_05_with_a_short_last_request(play: Play) -> None:
     assert "must leave: it is preempted" not in said and "comes in like" not in said and "came back" not in said
 
 
+def test_lesson_08_with_larger_blocks(play: Play) -> None:
+    """As it proposes: fewer rows, other corrections, the same last sum; C's context is 199 tokens."""
+    rows, last = {}, {}
+    for size in (16, 64):
+        said = play("08", "BLOCK = 16", f"BLOCK = {size}")
+        part = said.partition("running sum")[2].partition("That is query head")[0]
+        rows[size] = re.findall(r"\d+\.\.\d+", part)
+        last[size] = part.split()[-1]
+        assert f"and the sum {last[size]}: what the last row says" in said
+    assert rows[64] == ["0..63", "64..127", "128..191", "192..198"] and len(rows[16]) == 13
+    assert last[16] == last[64]
+
+
+def test_lesson_08_without_triton(play: Play, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("minillm.kernels.triton_load.find_spec", lambda _name: None)
+    said = play("08")
+    assert "the package triton is not installed (there is one for Linux only). All else in this lesson is plain" in said
+    assert "in place, plain torch" in said and "interpreted" not in said
+
+
 def without_probes(task: Task) -> str:
     """The engine's own function, its probes taken out, as a learner may write it."""
     tree = ast.parse(dedent(definition(task)))

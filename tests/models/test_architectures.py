@@ -75,6 +75,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "torch kernels": {"kernels": "torch"},
     "compiled kernels": {"kernels": "cpu", "attention_backend": "cpu"},
     "reference attention": {"attention_backend": "reference"},
+    "attention block by block": {"kernels": "torch", "attention_backend": "blockwise"},
     "plain weights": {"pack_weights": False},
     "no cache": {"reuse_kv": False},
     "chunks of 5, pages of 3": {"max_num_batched_tokens": 5, "page_size": 3},

@@ -8,6 +8,7 @@ import inspect
 import socket
 import textwrap
 from collections.abc import Callable, Iterator
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -76,9 +77,15 @@ def run_through(editor: Editor, stop: Stop) -> str:
     return output
 
 
+def skip_without_triton(probe: str) -> None:
+    if catalogue()[probe].interpreted and find_spec("triton") is None:
+        pytest.skip("triton is not installed")
+
+
 @pytest.mark.parametrize("title", [title for title, one in ALL.items() if one.probes])
 def test_it_starts_stops_and_ends(title: str, press_f5: Callable[..., Editor]) -> None:
     probe = ALL[title].probes[0]
+    skip_without_triton(probe)
     editor = press_f5(title)
     stop = editor.stopped()
     check_stop(stop, probe)
@@ -102,6 +109,34 @@ def test_other_probes_and_a_condition_can_be_chosen(press_f5: Callable[..., Edit
     check_stop(stop, "kv.allocate")
     assert int(stop.evaluate("request.num_computed")) == 16  # the second page, not the first
     run_through(editor, stop)
+
+
+def test_inside_a_kernel(press_f5: Callable[..., Editor]) -> None:
+    """Triton's interpreter runs the kernel: its own file and lines, its variables, a step to the next line and into
+    what it calls."""
+    skip_without_triton("kernel.scores")
+    kernel = ROOT / "minillm" / "kernels" / "triton_attention.py"
+    editor = press_f5("Lesson 08: attention kernels", condition="name == 'kernel.scores' and at == 32")
+    stop = editor.stopped()
+    check_stop(stop, "kernel.scores")
+    assert (Path(stop.file), stop.function) == (kernel, "_paged_decode")
+    statement = kernel.read_text(encoding="utf-8").splitlines()[stop.line - 1]
+    assert statement.strip().startswith("top, total, acc = add_block(scores, v, ")
+    seen = stop.local_variables()
+    assert {"scores", "top", "total", "acc", "slots", "at", "head", "split", "BLOCK"} <= set(seen)
+    assert (
+        stop.evaluate("at") in ("32", "array([32], dtype=int32)")
+        and stop.evaluate("scores.handle.data.shape") == "(16, 32)"
+    )
+    before = float(stop.evaluate("float(total.handle.data[0])"))
+    assert before >= 1  # the block before this one
+    editor.ask("stepIn", threadId=stop.thread)
+    inside = editor.stopped()
+    assert (Path(inside.file), inside.function) == (kernel, "add_block")
+    editor.ask("stepOut", threadId=inside.thread)
+    back = editor.stopped()
+    assert (Path(back.file), back.function) == (kernel, "_paged_decode") and back.line in (stop.line, stop.line - 5)
+    run_through(editor, back)
 
 
 def test_my_exercise(press_f5: Callable[..., Editor], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
