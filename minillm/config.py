@@ -91,6 +91,7 @@ class EngineConfig:
     pack_weights: on a CPU, store weights in the layout that its matrix library reads fastest.
     enforce_eager: on a GPU, launch every kernel of a decode step from Python instead of replaying a recorded graph.
     async_scheduling: plan and launch a step while the device still works on the one before; "auto" does so on a GPU.
+        On a CPU a second thread is the device: the same loop, to be looked at, and hardly faster.
     debug_checks: recount every page after every step.
     """
 

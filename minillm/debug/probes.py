@@ -7,6 +7,7 @@ breakpoints and log points.
 """
 
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -61,7 +62,7 @@ class Listener:
 
 _listeners: list[Listener] = []
 _routes: dict[str, tuple[Listener, ...]] = {}  # probe name -> who wants it, filled as names come by
-_current_step = 0
+_current = threading.local()  # step: a thread that stands in for a device may be at another one
 
 
 class Probe:
@@ -74,7 +75,7 @@ class Probe:
 
     def __call__(self, name: str, **values: Any) -> bool:
         if route := _route(name):
-            event = Event(name, values, _current_step, time.perf_counter(), sys._getframe(1))
+            event = Event(name, values, getattr(_current, "step", 0), time.perf_counter(), sys._getframe(1))
             for listener in route:
                 listener.callback(event)
         return True  # so that it can stand after ``probe.on and``
@@ -114,9 +115,8 @@ def unheard() -> Iterator[None]:
 
 
 def set_step(step: int) -> None:
-    """The engine says which step has begun; events carry the number."""
-    global _current_step
-    _current_step = step
+    """The engine says which step has begun; events of this thread carry the number."""
+    _current.step = step
 
 
 def _refresh() -> None:

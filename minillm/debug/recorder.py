@@ -7,6 +7,7 @@ program made), its ``step``, the ``time`` in seconds since the recording began, 
 import dataclasses
 import enum
 import json
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -19,7 +20,7 @@ from minillm.debug.probes import Event, Listener, listen
 FORMAT, VERSION = "minillm recording", 1
 PROBES = (
     "engine.config", "memory.plan", "kv.create", "request.*", "scheduler.*", "kv.allocate", "kv.free", "batch.build",
-    "engine.step",
+    "engine.step", "overlap.launch", "overlap.read", "stream.*",
 )  # fmt: skip
 _LEFT_OUT = {
     "kv.create": {"cache"},
@@ -27,6 +28,10 @@ _LEFT_OUT = {
     "request.finish": {"text"},
     "batch.build": {"plan", "rows"},  # scheduler.plan has them
     "engine.step": {"plan", "engine"},
+    "overlap.launch": {"plan"},
+    "overlap.read": {"launched", "flying"},
+    "stream.begin": {"plan"},
+    "stream.end": {"plan", "launched"},
 }
 
 Record = dict[str, Any]
@@ -39,6 +44,7 @@ class Recorder:
         self._take = take
         self._pools: list[Any] = []  # one an engine: kept, so that no other object gets the identity of one of them
         self._engine, self._steps = 1, {1: 0}
+        self._lock = threading.Lock()  # with overlap scheduling on a CPU, two threads have something to tell
         self._start = 0.0
         self._listener: Listener | None = None
 
@@ -54,16 +60,17 @@ class Recorder:
             self._listener.close()
 
     def _hear(self, event: Event) -> None:
-        self._place(event)
-        self._take(
-            {
-                "name": event.name,
-                "engine": self._engine,
-                "step": self._steps[self._engine],
-                "time": round(event.time - self._start, 7),
-                "values": _values(event),
-            }
-        )
+        with self._lock:
+            self._place(event)
+            self._take(
+                {
+                    "name": event.name,
+                    "engine": self._engine,
+                    "step": self._steps[self._engine],
+                    "time": round(event.time - self._start, 7),
+                    "values": _values(event),
+                }
+            )
 
     def _place(self, event: Event) -> None:
         """Which engine this is, and its step. A probe that names neither belongs to the engine heard of last."""
@@ -83,6 +90,8 @@ class Recorder:
 def _values(event: Event) -> dict[str, Any]:
     left_out = _LEFT_OUT.get(event.name, set())
     values = {name: plain(value) for name, value in event.values.items() if name not in left_out}
+    if event.name.startswith("stream.") or event.name == "overlap.read":  # which step: not always the newest one
+        values["step"] = (event.plan if "plan" in event.values else event.launched.plan).step
     if event.name == "scheduler.plan":  # the whole state, once a step; who waits has no pages
         scheduler = event.values["scheduler"]
         values["running"] = [plain(request) for request in scheduler.running]

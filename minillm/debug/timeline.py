@@ -1,7 +1,8 @@
 """The time line of a run as Chrome-trace JSON, which https://ui.perfetto.dev opens.
 
 A process an engine; in it one lane for the engine's steps, and one a request: when it waited, and what each step
-computed of it.
+computed of it. An engine that is one step ahead (overlap scheduling) has two lanes for its steps, the host's and the
+device's.
 """
 
 import json
@@ -13,11 +14,13 @@ from typing import Any
 from minillm.debug.open_line import say
 from minillm.debug.recorder import Record, Recorder, open_to_write, record
 from minillm.debug.recording import engines_of, plan_of
+from minillm.debug.timeline_ahead import Flight, Flights
 from minillm.debug.views.batch_table import phase
 from minillm.debug.views.theme import letter
 
 _STEPS = 1  # the lane of the steps, a thread in the format's words; 0 is a system's idle one, and may not be shown
 _REQUEST_0 = 2  # request 0's lane, and so on
+_DEVICE = 1_000_000  # behind them all
 
 
 @contextmanager
@@ -78,6 +81,7 @@ class _Engine:
         self.marks: dict[str, float] = {}  # of the step that is under way: its begin, plan, commit
         self.plan: dict[str, Any] | None = None
         self.step = 0
+        self.flights = Flights()  # of an engine that is one step ahead
         self.prompts: dict[int, int] = {}  # request -> tokens of its prompt
         self.waiting: dict[int, tuple[str, float]] = {}  # request -> what its wait is called, since when
 
@@ -85,6 +89,7 @@ class _Engine:
         name, values, at = entry["name"], entry["values"], entry["time"] * 1e6
         if name == "scheduler.begin":
             self._end_step(self.now, whole=False)  # one that was cut short
+            self.flights.away(at)
             self.step, self.marks = entry["step"], {"begin": at}
         self.now = at
         request = values.get("request", {})
@@ -99,8 +104,23 @@ class _Engine:
         elif name == "scheduler.plan":
             self.marks["plan"], self.plan = at, values["plan"]
             self._add(_STEPS, "C", "pages in use", at, args={"pages": values["scheduler"]["pool"]["used"]})
+        elif name == "overlap.launch" and self.plan:
+            self.flights.launch(Flight(self.step, self.plan, self.marks), at)
+            self.marks, self.plan = {}, None
+        elif name in ("stream.begin", "stream.end"):
+            self.flights.mark("device" if name == "stream.begin" else "done", values["step"], at)
+        elif name == "overlap.read":
+            if self.marks:  # planned, but nobody had a token to compute
+                self._slice(_STEPS, f"schedule {self.step}", self.marks["begin"], at, {"step": self.step})
+                self.marks, self.plan = {}, None
+            self.flights.away(at)
+            self.flights.mark("read", values["step"], at)
+        elif name == "scheduler.commit" and self.flights.any:
+            self.flights.commit(values["plan"]["step"], at)
         elif name == "scheduler.commit":
             self.marks["commit"] = at
+        elif name == "engine.step" and self.flights.landing:
+            self._end_flight(self.flights.landing, at, whole=True)
         elif name == "engine.step":
             self._end_step(at, whole=True)
         if request:
@@ -113,10 +133,14 @@ class _Engine:
     def end(self) -> list[dict[str, Any]]:
         """All of it, with what is still open closed at the last time known, and a name for every lane."""
         self._end_step(self.now, whole=False)
+        for flight in self.flights.flying.values():
+            self._end_flight(flight, self.now, whole=False)
         for request_id in list(self.waiting):
             self._end_wait(request_id, self.now)
         self._name("process_name", _STEPS, f"engine {self.number} {self.settings or self.model}".strip())
-        self._name("thread_name", _STEPS, "steps")
+        self._name("thread_name", _STEPS, "host" if self.flights.any else "steps")
+        if self.flights.any:
+            self._name("thread_name", _DEVICE, "device")
         for request_id in self.prompts:
             self._name("thread_name", request_id + _REQUEST_0, f"request {letter(request_id)} ({request_id})")
         return self.events
@@ -133,11 +157,25 @@ class _Engine:
             ("schedule", begin, planned), ("execute", planned, computed), ("commit", computed, end),
         ):  # fmt: skip
             self._slice(_STEPS, name, first, last, {"step": self.step})
-        for row in plan_of(self.plan).rows if self.plan else ():
+        self._rows(self.plan, planned, computed, args)
+        self.marks, self.plan = {}, None
+
+    def _end_flight(self, flight: Flight, end: float, whole: bool) -> None:
+        """Draw a step of an engine that is one ahead: the host's part in its lane, the device's in the other."""
+        args = {"step": flight.step, "whole": whole}
+        for part in flight.parts(end, self.flights.landed):
+            self._slice(_DEVICE if part.on_device else _STEPS, part.name, part.begin, part.end, args)
+            if part.on_device:
+                self._rows(flight.plan, part.begin, part.end, args)
+        self.flights.landed, self.flights.landing = flight.marks.get("commit", end), None
+
+    def _rows(self, plan: dict[str, Any] | None, begin: float, end: float, args: dict[str, Any]) -> None:
+        """In each request's lane, what a step computed of it."""
+        for row in plan_of(plan).rows if plan else ():
             told = {**args, "tokens": row.count, "first": row.start, "pages": row.num_pages, "samples": row.samples}
             kind = phase(row, self.prompts.get(row.request_id, row.start + row.count))
-            self._slice(row.request_id + _REQUEST_0, kind, planned, computed, told)
-        self.marks, self.plan = {}, None
+            _, since = self.waiting.get(row.request_id, ("", end))  # preempted, before its step was read
+            self._slice(row.request_id + _REQUEST_0, kind, begin, max(min(end, since), begin), told)
 
     def _end_wait(self, request_id: int, at: float) -> None:
         if request_id in self.waiting:

@@ -8,6 +8,7 @@ ended is in the next step already, and that row is thrown away. (vLLM: async sch
 from minillm.debug.probes import probe
 from minillm.engine.grammar import Grammars
 from minillm.engine.runner import Launched, ModelRunner
+from minillm.engine.stream import CpuStream, Queued
 from minillm.scheduler.plan import StepPlan, StepResult
 from minillm.scheduler.scheduler import Scheduler
 
@@ -16,8 +17,10 @@ class Overlap:
     """The loop's state: the step that is under way."""
 
     def __init__(self, scheduler: Scheduler, runner: ModelRunner, grammars: Grammars) -> None:
-        self.scheduler, self.runner, self.grammars = scheduler, runner, grammars
-        self.flying: Launched | None = None
+        self.scheduler, self.grammars = scheduler, grammars
+        # A launch on a GPU returns at once by itself. On a CPU the launch is the work, so a thread does it.
+        self.device = CpuStream(runner) if runner.device.type == "cpu" else runner
+        self.flying: Launched | Queued | None = None
 
     def step(self) -> tuple[StepPlan, StepResult] | None:
         """Launch the next step, then read the one before; None if there was none.
@@ -32,7 +35,7 @@ class Overlap:
         probe.on and probe("overlap.read", launched=before, flying=self.flying, scheduler=self.scheduler)
         return before.plan, before.read()
 
-    def _launch(self) -> Launched | None:
+    def _launch(self) -> Launched | Queued | None:
         """The next step, if anyone has a token to compute in it."""
         if self.scheduler.idle:
             return None
@@ -40,6 +43,7 @@ class Overlap:
         if not plan.rows:
             return None
         plan.masks = self.grammars.masks(plan)
-        launched = self.runner.launch(plan)
+        probe.on and probe("overlap.launch", plan=plan, scheduler=self.scheduler)
+        launched = self.device.launch(plan)
         self.scheduler.advance(plan)
         return launched

@@ -54,6 +54,20 @@ class Launched:
         return result
 
 
+@dataclass
+class Prepared:
+    """A plan that is ready for the device: all that the page table says of it is worked out.
+
+    rows: in the batch's order, one-token rows first. batch: its ``input_ids`` are those that the plan names, and lack
+    the ones that the device has still. slots ``[R]``: in place of a batch, if a recorded graph computes the step.
+    """
+
+    plan: StepPlan
+    rows: list[PlanRow]
+    batch: ForwardBatch | None = None
+    slots: np.ndarray | None = None
+
+
 class ModelRunner:
     """Executes plans. What it knows of a request lies in arrays, at the request's seat; only what is new is written."""
 
@@ -89,15 +103,32 @@ class ModelRunner:
         """Compute the plan's tokens; the token sampled for each row that samples."""
         return self.launch(plan).read()
 
-    @torch.inference_mode()
     def launch(self, plan: StepPlan) -> Launched:
         """Set the device to work on a plan, and do not wait for what comes out."""
+        return self.start(self.prepare(plan))
+
+    @torch.inference_mode()
+    def prepare(self, plan: StepPlan) -> Prepared:
+        """The host's part of a launch: new pages in the page table, and the plan as tensors."""
         # One-token rows first, so that attention can take them together; first of all, tokens that are on the device.
         rows = sorted(plan.rows, key=lambda row: (row.count > 1, bool(row.token_ids)))
-        self._update_seats(rows)
+        self._take_pages(rows)
         if self.graphs is not None and len(rows) <= self.graphs.sizes[-1] and not rows[-1].token_ids:
-            return self._replay(rows, plan)  # sorted, so all have one token, which is on the device
-        batch = self._build_batch(rows)
+            # Sorted, so all have one token, which is on the device.
+            seats, positions = np.array([row.seat for row in rows]), np.array([row.start for row in rows])
+            return Prepared(plan, rows, slots=slot_mapping(self.page_table, seats, positions, self.kv_cache.page_size))
+        return Prepared(plan, rows, batch=self._build_batch(rows))
+
+    @torch.inference_mode()
+    def start(self, prepared: Prepared) -> Launched:
+        """The device's part. All that steps hand on to each other (who sits where and wants what, the tokens sampled
+        last, keys and values) is read and written here, in the order of the plans."""
+        plan, rows, batch = prepared.plan, prepared.rows, prepared.batch
+        self._take_seats(rows)
+        if prepared.slots is not None:
+            return self._replay(rows, plan, prepared.slots)
+        assert batch is not None
+        batch.input_ids = self._input_ids(rows, batch.input_ids)
         probe.on and probe("batch.build", plan=plan, batch=batch, rows=rows)
         batch.plan = self.backend.prepare(batch)
         hidden = self.model(batch.input_ids, batch.positions, batch)  # [T, hidden]
@@ -112,14 +143,14 @@ class ModelRunner:
             self._choose(logits, samplers, np.array([row.seat for row in samplers]), launched)
         return launched
 
-    def _replay(self, rows: list[PlanRow], plan: StepPlan) -> Launched:
-        """A step in which every row computes the token that was sampled last, from a recorded graph."""
+    def _replay(self, rows: list[PlanRow], plan: StepPlan, slots: np.ndarray) -> Launched:
+        """A step in which every row computes the token that was sampled last, from a recorded graph. slots ``[R]``:
+        where its key and value go."""
         assert self.graphs is not None
         # Long contexts first: a GPU that begins with the short ones has a few long ones left at the end.
         rows = sorted(rows, key=lambda row: row.start, reverse=True)
         seats = np.array([row.seat for row in rows])
         positions = np.array([row.start for row in rows])
-        slots = slot_mapping(self.page_table, seats, positions, self.kv_cache.page_size)
         state = self.sampling
         logits, tokens = self.graphs.replay(seats, positions, slots, state.seeds[seats], state.temperature[seats])
         launched = Launched(plan)
@@ -162,13 +193,17 @@ class ModelRunner:
             launched.ready = torch.cuda.Event()
             launched.ready.record()
 
-    def _update_seats(self, rows: list[PlanRow]) -> None:
-        """Write down what is new: requests that take a seat, pages that were added."""
+    def _take_pages(self, rows: list[PlanRow]) -> None:
+        """Write down which pages were added."""
+        for row in rows:
+            if row.new_pages:
+                self.page_table[row.seat, row.num_pages - len(row.new_pages) : row.num_pages] = row.new_pages
+
+    def _take_seats(self, rows: list[PlanRow]) -> None:
+        """Write down what requests want that take a seat in this step; and new pages, where graphs read them."""
         for row in rows:
             if row.joins:
                 self.sampling.join(row.seat, row.joins)
-            if row.new_pages:
-                self.page_table[row.seat, row.num_pages - len(row.new_pages) : row.num_pages] = row.new_pages
         if self._table_on_device is not None:
             self._copy_pages([row for row in rows if row.new_pages])
 
@@ -200,7 +235,7 @@ class ModelRunner:
             seat_of = np.repeat(seats, counts)
         slots = slot_mapping(self.page_table, seat_of, positions, S)
         return ForwardBatch(
-            input_ids=self._input_ids(rows, seats),
+            input_ids=self._tensor(np.array([token for row in rows for token in row.token_ids], dtype=np.int64)),
             positions=self._tensor(positions),
             slots=self._tensor(slots),
             page_table=self._tensor(self.page_table[seats, : max([row.num_pages for row in rows])]),
@@ -219,14 +254,13 @@ class ModelRunner:
         wanted = [end - 1 for row, end in zip(rows, ends) if row.samples]
         return None if len(wanted) == sum(row.count for row in rows) else self._tensor(np.array(wanted, dtype=np.int64))
 
-    def _input_ids(self, rows: list[PlanRow], seats: np.ndarray) -> Tensor:
-        """Tokens that the plan names, after those that are on the device still: ``[T]``."""
-        on_device = sum(not row.token_ids for row in rows)  # these rows come first
-        last = self.last_tokens[self._tensor(seats[:on_device])]
-        if on_device == len(rows):
-            return last
-        named = self._tensor(np.array([token for row in rows for token in row.token_ids], dtype=np.int64))
-        return torch.cat([last, named]) if on_device else named
+    def _input_ids(self, rows: list[PlanRow], named: Tensor) -> Tensor:
+        """Tokens that are on the device still, then those that the plan names, ``named [n]``: ``[T]``."""
+        seats = [row.seat for row in rows if not row.token_ids]  # these rows come first
+        if not seats:
+            return named
+        last = self.last_tokens[self._tensor(np.array(seats))]
+        return torch.cat([last, named]) if len(named) else last
 
     def _tensor(self, array: np.ndarray) -> Tensor:
         """On the device. Only from pinned memory does a large copy not wait for all that the GPU has to do before."""

@@ -159,3 +159,19 @@ def splits_combined(_facts: Facts, event: Event, _scheduler: Scheduler) -> int:
 
 def a_sum_below_one(_facts: Facts, event: Event, _scheduler: Scheduler) -> bool:
     return bool((event.totals < 0.5).any())
+
+
+def token_ids_named(_facts: Facts, event: Event, _scheduler: Scheduler) -> int:
+    return sum(len(row.token_ids) for row in event.plan.rows)
+
+
+def start_of_step(_facts: Facts, event: Event, _scheduler: Scheduler) -> int:
+    return event.plan.rows[0].start
+
+
+def has_a_row(facts: Facts, event: Event, _scheduler: Scheduler) -> bool:
+    return any(row.request_id == facts["id"] for row in event.plan.rows)
+
+
+def was_overtaken(facts: Facts, event: Event, scheduler: Scheduler) -> bool | None:
+    return scheduler.num_steps > facts["step"] if event.plan.step == facts["step"] else None

@@ -53,14 +53,14 @@ def first_difference(task: Task) -> str:
 
     facts: list[Fact] = []
     with plain_kernels():
-        engine = make_engine(task.model, attention_backend=task.backend, **TIGHT)
+        engine = make_engine(task.model, **TIGHT, **dict(task.settings))
         requests = add_requests(engine, max_tokens=24)
         steps = Trace(engine, facts.append).run(MAX_STEPS)
     seen = iter(facts)
     at = ""
     try:
         with mine([task]):
-            engine = make_engine(task.model, attention_backend=task.backend, **TIGHT)
+            engine = make_engine(task.model, **TIGHT, **dict(task.settings))
             add_requests(engine, max_tokens=24)
             trace = Trace(engine, lambda fact: compare(fact, next(seen), engine.pool.page_size))
             try:

@@ -20,7 +20,7 @@ from minillm.learn.waiting import Bar, each
 Item = TypeVar("Item")
 
 # What the lesson of that number turns on stays off before it.
-OFF_UNTIL: dict[int, dict[str, Any]] = {6: {"prefix_cache": "none"}}
+OFF_UNTIL: dict[int, dict[str, Any]] = {6: {"prefix_cache": "none"}, 10: {"async_scheduling": False}}
 
 
 class Lesson:

@@ -26,6 +26,8 @@ ENGINES: dict[str, Callable[[EngineConfig], bool]] = {
     "small_budget": lambda config: config.enable_chunked_prefill and config.max_num_batched_tokens < 1024,
     "lpm": lambda config: config.scheduling_policy == "lpm",
     "few_pages": lambda config: config.num_pages is not None,
+    "ahead": lambda config: config.async_scheduling is True,
+    "ahead_small": lambda config: config.async_scheduling is True and (config.max_cached_tokens or 0) <= 1024,
 }
 
 
@@ -60,6 +62,7 @@ def questions() -> tuple[Question, ...]:
         moments_experts,
         moments_kernels,
         moments_model,
+        moments_overlap,
         moments_prefix,
         moments_sampling,
         moments_traffic,
@@ -72,6 +75,7 @@ def questions() -> tuple[Question, ...]:
         moments_prefix,
         moments_sampling,
         moments_kernels,
+        moments_overlap,
         moments_experts,
         moments_model,
     ):

@@ -15,7 +15,7 @@ class Task:
 
     id: "3.1". lesson: "03_paged_attention". target: ``module:name`` or ``module:Class.name``. test: the class of its
         tests in the lesson's checkpoint. hints: a question, a pointer, the steps. probes: where to watch it run.
-        model, backend: a model and an attention backend that call the function, for `diff` and `race`.
+        model, settings: an engine that calls the function, for `diff` and `race`.
     """
 
     id: str
@@ -26,7 +26,7 @@ class Task:
     hints: tuple[str, ...]
     probes: tuple[str, ...]
     model: str = "nano-llama"
-    backend: str = "reference"
+    settings: tuple[tuple[str, Any], ...] = ()
 
     @property
     def number(self) -> str:
@@ -77,7 +77,8 @@ def tasks() -> dict[str, Task]:
 
 def _task(lesson: str, entry: dict[str, Any]) -> Task:
     hints = tuple(hint.rstrip() for hint in entry.pop("hints"))
-    return Task(lesson=lesson, hints=hints, probes=tuple(entry.pop("probes")), **entry)
+    settings = tuple(entry.pop("settings", {}).items())
+    return Task(lesson=lesson, hints=hints, probes=tuple(entry.pop("probes")), settings=settings, **entry)
 
 
 def task(id: str) -> Task:

@@ -17,7 +17,10 @@ def make_engine(model: str = "nano-llama", **settings: Any) -> Engine:
     from minillm.learn.variant import MODEL, made
 
     model = made() if model == MODEL else model
-    return LLM(model, **{**PLAIN, **settings}).engine
+    engine = LLM(model, **{**PLAIN, **settings}).engine
+    if engine.overlap:
+        engine.overlap.device = engine.runner  # no thread: two runs that are compared must go in one order
+    return engine
 
 
 def add_requests(engine: Engine, max_tokens: int) -> list[Request]:

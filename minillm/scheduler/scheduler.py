@@ -109,8 +109,9 @@ class Scheduler:
         advanced = []
         for row in plan.rows:
             request = self._alive.get(row.request_id)
-            if request is None:
-                continue  # aborted while the step ran, or found to have ended: this row was for nothing
+            if request is None:  # aborted while the step ran, or found to have ended: this row was for nothing
+                probe.on and probe("overlap.discard", row=row, plan=plan, result=result)
+                continue
             if row.samples:
                 token_id = result.tokens[request.id]
                 request.in_flight -= 1

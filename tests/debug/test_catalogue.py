@@ -206,7 +206,11 @@ def watcher(oracle: "Oracle", tmp_path_factory: pytest.TempPathFactory) -> Watch
         folder = tmp_path_factory.mktemp("moe")
         make_moe(folder, num_hidden_layers=1)
         engine = Engine(EngineConfig.from_settings(model=str(folder), async_scheduling=True, **sizes))
-        engine.add_request([5, 6, 7], SamplingParams(temperature=0, max_tokens=2, ignore_eos=True))
+        engine.add_request([5, 6, 7], SamplingParams(temperature=0, max_tokens=3, ignore_eos=True))
+        leaves = engine.add_request([5, 6], SamplingParams(temperature=0, max_tokens=8, ignore_eos=True))
+        for _ in range(3):
+            engine.step()
+        engine.abort(leaves.id)  # while a step is under way that has a row of it
         while engine.has_requests:
             engine.step()
         blockwise = {"attention_backend": "blockwise", "prefix_cache": "none", "max_num_batched_tokens": 96}

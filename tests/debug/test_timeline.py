@@ -2,6 +2,7 @@
 
 import json
 from collections import Counter, defaultdict
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -186,6 +187,59 @@ def test_two_engines_are_two_processes(oracle: Oracle, tmp_path: Path) -> None:
     well_formed(trace)
     assert {e["pid"] for e in trace} == {1, 2}
     assert {e["args"]["name"].split()[1] for e in trace if e["name"] == "process_name"} == {"1", "2"}
+
+
+def test_an_engine_that_is_one_step_ahead_has_a_lane_for_its_device(oracle: Oracle, tmp_path: Path) -> None:
+    """Steps planned before the one before is read, rows that are thrown away, an abort, a step that is lost."""
+    path = tmp_path / "run.json"
+    stops = set(oracle.greedy([5] * 12, 4)[2:])
+
+    def cut(event: Event) -> None:
+        if event.step == 9:
+            raise MemoryError
+
+    with kept(tmp_path / "run.jsonl", path), listen("overlap.read", cut):
+        engine = make_engine(oracle.folder, async_scheduling=True, max_num_batched_tokens=16)
+        for length in (12, 5, 20):
+            asked = SamplingParams(temperature=0, max_tokens=9, ignore_eos=True, stop_token_ids=sorted(stops))
+            engine.add_request([5] * length, asked)
+        leaves = engine.add_request([7, 8], SamplingParams(temperature=0, max_tokens=30, ignore_eos=True))
+        failed = 0
+        while engine.has_requests:
+            try:
+                engine.step()
+            except MemoryError:
+                failed += 1
+            if len(leaves.output_ids) == 12 and not leaves.finished:
+                engine.abort(leaves.id)
+    trace = by_the_format(path.read_text(encoding="utf-8"))
+    well_formed(trace)
+    assert failed == 1
+    names = {e["args"]["name"]: e["tid"] for e in trace if e["name"] == "thread_name"}
+    assert {"host", "device"} <= set(names) and "steps" not in names
+    host, device = (slices(lanes(trace)[1, names[lane]]) for lane in ("host", "device"))
+    first = {e["name"]: e["ts"] for e in host}
+    assert first["schedule 2"] < first["read 1"] <= first["commit 1"] < first["schedule 3"] < first["read 2"]
+    assert [e["name"] for e in device[:4]] == ["step 1", "step 2", "step 3", "step 4"]
+    assert all(a["ts"] + a["dur"] <= b["ts"] for a, b in pairwise(device))
+    again = chrome_trace(read_recording(tmp_path / "run.jsonl").records)["traceEvents"]
+    assert len(again) == len(trace)
+
+
+def test_ahead_with_too_few_pages(oracle: Oracle, tmp_path: Path) -> None:
+    """Who is preempted waits from then on, though its last step is still under way."""
+    path = tmp_path / "run.json"
+    with kept(None, path):
+        engine = make_engine(oracle.folder, async_scheduling=True, page_size=4, num_pages=14, prefix_cache="none")
+        for start, length in ((10, 20), (60, 15)):
+            asked = SamplingParams(temperature=0, max_tokens=24, ignore_eos=True)
+            engine.add_request(list(range(start, start + length)), asked)
+        while engine.has_requests:
+            engine.step()
+    assert engine.scheduler.num_preemptions > 0
+    trace = by_the_format(path.read_text(encoding="utf-8"))
+    well_formed(trace)
+    assert Counter(e["name"] for e in trace)["preempted"] == engine.scheduler.num_preemptions
 
 
 def test_nothing_is_asked_for() -> None:

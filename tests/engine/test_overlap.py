@@ -1,5 +1,7 @@
 """Overlap scheduling: the next step is launched before the last one is read, and nobody notices but the clock."""
 
+import gc
+import threading
 from typing import Any
 
 import pytest
@@ -34,6 +36,52 @@ def test_a_step_is_planned_before_the_one_before_is_read(oracle: Oracle) -> None
     with listen("scheduler.plan", note), listen("scheduler.commit", note):
         finish(engine)
     assert order[:5] == [("plan", 1), ("plan", 2), ("commit", 1), ("plan", 3), ("commit", 2)]
+
+
+def test_the_device_computes_while_the_host_plans(oracle: Oracle) -> None:
+    """Each step waits in its middle until the next one was planned, which would be for ever if nobody overlapped."""
+    engine, planned = overlapped(oracle), [threading.Event() for _ in range(20)]
+    engine.add_request([5, 6, 7], GREEDY)
+    waited = []
+
+    def in_the_middle(event: Event) -> None:
+        assert threading.current_thread() is not threading.main_thread()
+        if event.step < 8:  # the last one
+            waited.append(planned[event.step + 1].wait(timeout=60))
+
+    with (
+        listen("scheduler.plan", lambda event: planned[event.plan.step].set()),
+        listen("sampler.logits", in_the_middle),
+    ):
+        (output,) = finish(engine)
+    assert waited == [True] * 7 and output.outputs[0].token_ids == oracle.greedy([5, 6, 7], 8)
+
+
+def test_an_error_on_the_device_comes_out_where_it_is_read(oracle: Oracle) -> None:
+    engine = overlapped(oracle)
+    engine.add_request([5, 6, 7], GREEDY)
+
+    def fail(event: Event) -> None:
+        if event.step == 3:
+            raise MemoryError("none left")
+
+    with listen("sampler.logits", fail), pytest.raises(MemoryError, match="none left"):
+        finish(engine)
+    (output,) = finish(engine)
+    assert output.outputs[0].token_ids == oracle.greedy([5, 6, 7], 8)
+    assert_idle(engine)
+
+
+def test_the_thread_ends_with_its_engine(oracle: Oracle) -> None:
+    before = set(threading.enumerate())
+    engine = overlapped(oracle)
+    engine.add_request([5, 6, 7], GREEDY)
+    finish(engine)
+    (device,) = set(threading.enumerate()) - before
+    del engine
+    gc.collect()
+    device.join(timeout=60)
+    assert not device.is_alive()
 
 
 def test_a_request_that_ends_by_its_length_is_in_no_step_too_many(oracle: Oracle) -> None:

@@ -15,6 +15,26 @@ MISTAKES = {  # task: (what is replaced, by what); each changes what the experts
 }
 
 
+AHEAD = {  # the same, for functions that only an engine that is one step ahead calls, or calls twice
+    "10.1": ("+= row.count", "+= 1", "step 2, request 0, position 1: tokens to compute"),
+    "10.2": ("not self.grammars.active", "False", "tokens to compute"),
+    "10.3": ("request.in_flight -= 1", "pass", "tokens to compute"),
+}
+
+
+@pytest.mark.parametrize("id", AHEAD)
+def test_a_mistake_in_the_overlapped_loop_shows(my: Path, id: str) -> None:
+    chosen = lesson_tasks("10")
+    bodies = {one.id: definition(one) for one in chosen}
+    my.mkdir()
+    file = my / "ex10.py"
+    file.write_text(exercise(chosen, bodies), encoding="utf-8")
+    assert first_difference(task(id)).startswith("none: "), "what is right has no difference, whoever is first"
+    bodies[id] = bodies[id].replace(*AHEAD[id][:2])
+    file.write_text(exercise(chosen, bodies), encoding="utf-8")
+    assert AHEAD[id][2] in first_difference(task(id))
+
+
 @pytest.mark.parametrize("id", MISTAKES)
 def test_a_mistake_shows_in_a_run_of_the_tasks_own_model(my: Path, id: str) -> None:
     chosen = lesson_tasks(id.partition(".")[0])

@@ -90,6 +90,14 @@ def test_lesson_08_without_triton(play: Play, monkeypatch: pytest.MonkeyPatch) -
     assert "in place, plain torch" in said and "interpreted" not in said
 
 
+def test_lesson_10_with_an_answer_that_ends_at_once(play: Play) -> None:
+    """As it proposes: one row is thrown away, however early the answer ends."""
+    for number, tokens in ((1, "1 token"), (6, "6 tokens")):
+        said = play("10", "STOP_AT = 6", f"STOP_AT = {number}")
+        assert "Thrown away: 1 row" in said and f"B has its {tokens} and no more" in said
+        assert "requests still hold 0 pages" in said and said.count("computed, thrown away") == 1
+
+
 def without_probes(task: Task) -> str:
     """The engine's own function, its probes taken out, as a learner may write it."""
     tree = ast.parse(dedent(definition(task)))

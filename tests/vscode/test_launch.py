@@ -99,7 +99,7 @@ def test_other_probes_and_a_condition_can_be_chosen(press_f5: Callable[..., Edit
     editor = press_f5("Engine: generate", probesOfBirth="model.embed,kv.a*", condition=when)
     stop = editor.stopped()
     check_stop(stop, "model.embed")
-    assert [frame["name"] for frame in stop.frames[:3]] == ["forward", "launch", "execute"]
+    assert [frame["name"] for frame in stop.frames[:4]] == ["forward", "start", "launch", "execute"]
     assert all(Path(frame["source"]["path"]).is_relative_to(ROOT / "minillm") for frame in stop.frames[:5])
     editor.ask("stepIn", threadId=stop.thread)
     stepped = editor.stopped()
