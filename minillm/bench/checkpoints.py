@@ -10,7 +10,8 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, NoReturn
 
-from minillm.bench.workloads import SHAPES, Workload
+from minillm.bench.shapes import SHAPES, as_llama
+from minillm.bench.workloads import Workload
 from minillm.hub import resolve_model
 
 
@@ -33,7 +34,7 @@ class Checkpoints:
         if key not in self.made:
             say(f"{workload.model}: writing random weights to a temporary folder")
             self.made[key] = Path(tempfile.mkdtemp(prefix="minillm-bench-"))
-            write_random_llama(self.made[key], SHAPES[workload.model], workload.dtype)
+            write_random_llama(self.made[key], as_llama(SHAPES[workload.model]), workload.dtype)
         return self.made[key]
 
     def __exit__(self, *_exc: object) -> None:

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 
 from minillm.bench.checkpoints import Checkpoints, say
+from minillm.bench.peers import load_transformers
 from minillm.bench.workloads import Workload
 from minillm.config import ModelConfig
 from minillm.layers.build import LayerBuild
@@ -70,7 +71,7 @@ def compare(workload: Workload, folder: Path, rounds: int) -> Comparison:
     """Warm both up, then let them take turns."""
     say(f"{workload.name}: loading")
     ours, weights_read = load_minillm(workload, folder)
-    theirs = load_transformers(workload, folder)
+    theirs = load_theirs(workload, folder)
     say(f"{workload.name}: warm-up")
     same = agreement(ours(), theirs())
     gc.collect()
@@ -99,25 +100,11 @@ def load_minillm(workload: Workload, folder: Path) -> tuple[Generate, int]:
     return run, bytes_per_step(folder, workload.dtype)
 
 
-def load_transformers(workload: Workload, folder: Path) -> Generate:
+def load_theirs(workload: Workload, folder: Path) -> Generate:
     """The workload in Hugging Face's generate, as it comes."""
-    import transformers
-
-    transformers.utils.logging.disable_progress_bar()
-    dtype = getattr(torch, workload.dtype)
-    model = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=dtype).eval()
-    input_ids = torch.tensor(
-        workload.prompts(model.config.vocab_size)
-    )  # [R, prompt_len]: all of one length, no padding
-    model.generation_config.eos_token_id = None  # an ordinary token, as for us: the length is given
-    settings = {"do_sample": False, "use_cache": True, "pad_token_id": 0, "attention_mask": torch.ones_like(input_ids)}
-    length = {"max_new_tokens": workload.output_len, "min_new_tokens": workload.output_len}
-
-    @torch.inference_mode()
-    def run() -> list[list[int]]:
-        return model.generate(input_ids, **settings, **length)[:, workload.prompt_len :].tolist()
-
-    return run
+    generate = load_transformers(folder, torch.device("cpu"), getattr(torch, workload.dtype))
+    prompts = workload.prompts(ModelConfig.from_folder(folder).vocab_size)
+    return lambda: generate(prompts, [workload.output_len] * workload.requests, 0)
 
 
 def bytes_per_step(folder: Path, dtype: str) -> int:

@@ -50,25 +50,38 @@ def print_comparisons(results: list[Comparison]) -> None:
 
 
 def print_throughput(results: list[Throughput]) -> None:
-    """A row a workload."""
+    """A row a workload, and one for another engine on the same."""
     table = Table(title=results[0].device, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
     for name in ("workload", "model"):
         table.add_column(name, no_wrap=True)
-    for name in ("tok/s", "steps", "step ms", "first token ms", "between ms", "GB/s", "of copy"):
+    peers = any(one.peer for one in results)
+    for name in (
+        "tok/s",
+        "ratio" if peers else "steps",
+        "step\nms",
+        "first\ntoken ms",
+        "between\nms",
+        "GB/s",
+        "of\ncopy",
+    ):
         table.add_column(name, justify="right")
     for one in results:
         table.add_row(
-            one.traffic, one.model, f"{one.tokens_per_s:,.0f}", f"{one.steps:,}", f"{one.step_ms:.2f}",
-            f"{one.ttft_ms[0]:,.0f} ({one.ttft_ms[1]:,.0f})", f"{one.itl_ms[0]:.2f} ({one.itl_ms[1]:.2f})",
-            f"{one.gb_per_s:,.0f}", f"{one.gb_per_s / one.copy_gb_per_s:.0%}",
+            one.traffic, one.model, f"{one.tokens_per_s:,.0f}", f"{one.ratio:.2f}x" if one.ratio else f"{one.steps:,}",
+            f"{one.step_ms:.2f}", f"{one.ttft_ms[0]:,.0f}\n({one.ttft_ms[1]:,.0f})",
+            f"{one.itl_ms[0]:.2f}\n({one.itl_ms[1]:.2f})", f"{one.gb_per_s:,.0f}", f"{one.of_copy:.0%}",
         )  # fmt: skip
+        if one.peer:
+            table.add_row("", f"{one.peer.name} {one.peer.version}", f"{one.peer.tokens_per_s:,.0f}")
     console = make_console()
     console.print(table)
     console.print(
         "The best round. Times are the middle one and, in brackets, the 99th of a hundred. GB/s: the weights once a "
         "step and all live keys and values once a decode step, by the whole time; of copy: against copying a large "
-        "tensor."
+        f"tensor, which moves {results[0].copy_gb_per_s:,.0f} GB/s here."
     )
+    if peers:
+        console.print("Ratio: ours to theirs, best rounds of both. The two ran one after the other.")
 
 
 def print_json(results: dict[str, Any], file: Path | None) -> None:

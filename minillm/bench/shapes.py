@@ -58,6 +58,18 @@ SHAPES: dict[str, dict[str, Any]] = {
     },
 }
 
+# What these have in common: with it, and no more, a shape is a Llama of the same sizes.
+COMMON = (
+    "vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads",
+    "head_dim", "tie_word_embeddings",
+)  # fmt: skip
+
+
+def as_llama(shape: dict[str, Any], max_model_len: int = 4096) -> dict[str, Any]:
+    """The fields of transformers' LlamaConfig for a model of these sizes, whatever its own architecture is."""
+    sizes = {name: shape[name] for name in COMMON if name in shape}
+    return {**sizes, "max_position_embeddings": max_model_len, "bos_token_id": 0, "eos_token_id": 1}
+
 
 @contextmanager
 def model_settings(name: str) -> Iterator[dict[str, Any]]:

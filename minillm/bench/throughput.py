@@ -9,8 +9,11 @@ from typing import Any
 import torch
 
 from minillm.bench.checkpoints import say
-from minillm.bench.traffic import Traffic
+from minillm.bench.peers import PeerResult, measure_peer
+from minillm.bench.traffic import TEMPERATURE, Traffic
 from minillm.engine.engine import Engine
+from minillm.layers.embedding import LMHead
+from minillm.quantization.packed import PackedDenseFormat
 
 
 @dataclass
@@ -20,6 +23,7 @@ class Throughput:
     tokens_per_s: generated tokens. ttft_ms: time to first token, and itl_ms: between tokens, the middle and the
     99th of a hundred. gb_per_s: weights once a step and each live token's keys and values once a decode step, by the
     whole time, prefill included. copy_gb_per_s: what copying a large tensor reads and writes on this device.
+    peer: another engine on the same work, if one was asked for.
     """
 
     traffic: str
@@ -36,9 +40,36 @@ class Throughput:
     gb_per_s: float
     copy_gb_per_s: float
     start_up_s: float
+    peer: PeerResult | None = None
+
+    @property
+    def of_copy(self) -> float:
+        """The share of the limit that is reached: traffic of memory against that of copying."""
+        return self.gb_per_s / self.copy_gb_per_s
+
+    @property
+    def limit_tokens_per_s(self) -> float:
+        """Tokens a second in as many steps, if memory moved them as fast as it copies, and that were all."""
+        return self.tokens_per_s / self.of_copy
+
+    @property
+    def ratio(self) -> float | None:
+        return self.tokens_per_s / self.peer.tokens_per_s if self.peer else None
 
     def as_dict(self) -> dict[str, Any]:
-        return asdict(self)
+        more = {"of_copy": self.of_copy, "limit_tokens_per_s": self.limit_tokens_per_s, "ratio": self.ratio}
+        return {**asdict(self), **more}
+
+
+def measure_beside(
+    model: str, work: Traffic, settings: dict[str, Any], rounds: int, peer: str | None = None
+) -> Throughput:
+    """Measure ours and then, if asked for, the other engine: both at once would not fit into a GPU's memory."""
+    found = measure(model, work, settings, rounds)
+    if peer:
+        make_room()
+        found.peer = measure_peer(peer, work, settings, rounds)
+    return found
 
 
 def measure(model: str, work: Traffic, settings: dict[str, Any], rounds: int) -> Throughput:
@@ -61,7 +92,7 @@ def measure(model: str, work: Traffic, settings: dict[str, Any], rounds: int) ->
             best = run
     assert best is not None
     config, dtype = engine.model_config, engine.dtype
-    read = best.steps * engine.memory.weights + work.tokens_looked_at * config.kv_bytes_per_token(dtype.itemsize)
+    read = best.steps * weights_read(engine) + work.tokens_looked_at * config.kv_bytes_per_token(dtype.itemsize)
     return Throughput(
         traffic=work.name,
         model=model,
@@ -87,18 +118,29 @@ def make_room() -> None:
         torch.cuda.empty_cache()
 
 
+def weights_read(engine: Engine) -> int:
+    """Bytes of weights that a step reads. Of an embedding only a few rows are; where the head has no table of its own,
+    plain or packed, it reads that one."""
+    config, head = engine.model_config, getattr(engine.model, "lm_head", None)
+    packed = isinstance(head, LMHead) and isinstance(head.format, PackedDenseFormat)
+    if config.tie_word_embeddings and not packed:
+        return engine.memory.weights
+    return engine.memory.weights - config.vocab_size * config.hidden_size * engine.dtype.itemsize
+
+
 @dataclass
 class Run:
-    """One run: how long, how many steps, and when each request got its tokens, from the beginning on."""
+    """One run: how long, how many steps, when each request got its tokens, from the beginning on, and which."""
 
     seconds: float
     steps: int
     times: dict[int, list[float]]
+    tokens: list[list[int]]
 
 
-def serve(engine: Engine, work: Traffic) -> Run:
+def serve(engine: Engine, work: Traffic, temperature: float = TEMPERATURE) -> Run:
     """Add all requests and step until they are done. Tokens are counted after each step, from the engine's books."""
-    requests = [engine.add_request(prompt, params) for prompt, params in zip(work.prompts, work.params())]
+    requests = [engine.add_request(prompt, params) for prompt, params in zip(work.prompts, work.params(temperature))]
     seen = dict.fromkeys((request.id for request in requests), 0)
     times: dict[int, list[float]] = {request.id: [] for request in requests}
     steps, start = 0, time.perf_counter()
@@ -113,15 +155,19 @@ def serve(engine: Engine, work: Traffic) -> Run:
                 times[request.id].append(now)
         if steps % 64 == 0:
             open_requests = [request for request in open_requests if not request.finished]
-    return Run(time.perf_counter() - start, steps, times)
+    return Run(time.perf_counter() - start, steps, times, [request.output_ids for request in requests])
 
 
 def spread(seconds: list[float]) -> tuple[float, float]:
     """The middle one and the 99th of a hundred, in milliseconds."""
     if not seconds:
         return 0.0, 0.0
-    ordered = sorted(seconds)
-    return ordered[len(ordered) // 2] * 1e3, ordered[min(int(len(ordered) * 0.99), len(ordered) - 1)] * 1e3
+    return at_share(seconds, 0.5) * 1e3, at_share(seconds, 0.99) * 1e3
+
+
+def at_share(values: list[float], share: float) -> float:
+    """The value that ``share`` of all values lie below: 0.5 is the middle one."""
+    return sorted(values)[min(int(len(values) * share), len(values) - 1)]
 
 
 def copy_speed(device: torch.device) -> float:

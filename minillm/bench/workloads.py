@@ -2,33 +2,15 @@
 
 import random
 from dataclasses import dataclass
-from typing import Any
 
 BUNDLED = "nano-llama"
-
-# Shapes of known models, for random weights: speed depends on the shape alone. The architecture is Llama's in all.
-SHAPES: dict[str, dict[str, Any]] = {
-    "Qwen3-0.6B shape": {
-        "vocab_size": 151936,
-        "hidden_size": 1024,
-        "intermediate_size": 3072,
-        "num_hidden_layers": 28,
-        "num_attention_heads": 16,
-        "num_key_value_heads": 8,
-        "head_dim": 128,
-        "max_position_embeddings": 4096,
-        "tie_word_embeddings": True,
-        "bos_token_id": 0,
-        "eos_token_id": 1,
-    },
-}
 
 
 @dataclass(frozen=True)
 class Workload:
     """``requests`` prompts of ``prompt_len`` random tokens, ``output_len`` greedy tokens each, whatever they are.
 
-    model: `BUNDLED`, or one of `SHAPES`, which gets random weights.
+    model: `BUNDLED`, or one of shapes.py, as a Llama with random weights: the measured ones were all made so.
     """
 
     name: str
@@ -52,8 +34,8 @@ class Workload:
 CPU = (
     Workload("nano-1", BUNDLED, "float32", requests=1, prompt_len=64, output_len=128),
     Workload("nano-16", BUNDLED, "float32", requests=16, prompt_len=64, output_len=128),
-    Workload("qwen3-0.6b-1", "Qwen3-0.6B shape", "bfloat16", requests=1, prompt_len=64, output_len=24),
-    Workload("qwen3-0.6b-8", "Qwen3-0.6B shape", "bfloat16", requests=8, prompt_len=64, output_len=24),
+    Workload("qwen3-0.6b-1", "qwen3-0.6b", "bfloat16", requests=1, prompt_len=64, output_len=24),
+    Workload("qwen3-0.6b-8", "qwen3-0.6b", "bfloat16", requests=8, prompt_len=64, output_len=24),
 )
 CPU_QUICK = (
     Workload("nano-1", BUNDLED, "float32", requests=1, prompt_len=64, output_len=32),

@@ -12,9 +12,12 @@ from tiny import make_llama
 from minillm.bench import probe_cost
 from minillm.bench.checkpoints import Checkpoints
 from minillm.bench.cpu import agreement, bytes_per_step
-from minillm.bench.workloads import CPU, CPU_QUICK, SHAPES, Workload, choose
+from minillm.bench.shapes import SHAPES, as_llama
+from minillm.bench.workloads import CPU, CPU_QUICK, Workload, choose
 from minillm.debug.catalogue import locations, sites
 from minillm.hub import resolve_model
+
+OWN = ("max_position_embeddings", "bos_token_id", "eos_token_id")  # what the benchmark decides
 
 
 @pytest.fixture(scope="module")
@@ -82,11 +85,21 @@ def test_weights_that_a_step_reads(tmp_path: Path) -> None:
     assert bytes_per_step(tmp_path / "untied", "bfloat16") == (untied.num_parameters() - table) * 2
 
 
+def test_a_shape_as_a_llama_has_its_sizes() -> None:
+    for shape in SHAPES.values():
+        sizes = as_llama(shape)
+        assert {name: value for name, value in shape.items() if name in sizes and name not in OWN} == {
+            name: value for name, value in sizes.items() if name not in OWN
+        }
+    assert as_llama(SHAPES["qwen3-0.6b"])["head_dim"] == 128 and as_llama(SHAPES["qwen3-0.6b"])["tie_word_embeddings"]
+    assert {workload.model for workload in CPU} == {"nano-llama", "qwen3-0.6b"}
+
+
 def test_random_checkpoints_are_made_once_and_deleted(monkeypatch: pytest.MonkeyPatch) -> None:
     from minillm.llm import LLM
 
     small = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 1, "vocab_size": 300}
-    monkeypatch.setitem(SHAPES, "small", {**SHAPES["Qwen3-0.6B shape"], **small, "max_position_embeddings": 64})
+    monkeypatch.setitem(SHAPES, "small", {**SHAPES["qwen3-0.6b"], **small})
     workload = Workload("x", "small", "bfloat16", 1, 2, 2)
     with Checkpoints("nano-llama") as checkpoints:
         folder = checkpoints.folder(workload)
@@ -99,9 +112,10 @@ def test_random_checkpoints_are_made_once_and_deleted(monkeypatch: pytest.Monkey
 PROGRAM = """
 import sys, time
 from minillm.bench.checkpoints import Checkpoints
-from minillm.bench.workloads import SHAPES, Workload
+from minillm.bench.shapes import SHAPES
+from minillm.bench.workloads import Workload
 small = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 1, "vocab_size": 300}
-SHAPES["small"] = {**SHAPES["Qwen3-0.6B shape"], **small}
+SHAPES["small"] = {**SHAPES["qwen3-0.6b"], **small}
 with Checkpoints("nano-llama") as checkpoints:
     print(checkpoints.folder(Workload("x", "small", "float32", 1, 2, 2)), flush=True)
     time.sleep(120)
