@@ -67,7 +67,8 @@ class EngineConfig:
     dtype: of weights and cache; "auto" is the checkpoint's on a GPU, float32 on a CPU.
     device: "auto" is a GPU where there is one.
     max_model_len: context limit in tokens, prompt and output together; None is the checkpoint's own.
-    page_size: tokens a page of the KV cache holds (vLLM: block_size). ``"max_model_len"`` makes one page a whole
+    page_size: tokens a page of the KV cache holds (vLLM: block_size); "auto" is 16, and 256 with
+        attention_backend="flash", which wants pages of a multiple of that. ``"max_model_len"`` makes one page a whole
         request: the contiguous cache of older engines.
     num_pages: pages in the cache; None works it out from memory.
     max_cached_tokens: the same, said in tokens.
@@ -84,8 +85,8 @@ class EngineConfig:
         "priority".
     reuse_kv: off, every step forgets the cache and computes all tokens again: what a KV cache saves, seen.
     attention_backend: "auto", "reference" (plain torch), "blockwise" (plain torch that decodes block by block, as the
-        GPU's kernel does: for looking), "cpu" (compiled, decode reads pages in place), or "triton" (the same on a GPU,
-        and for prompts too).
+        GPU's kernel does: for looking), "cpu" (compiled, decode reads pages in place), "triton" (the same on a GPU,
+        and for prompts too), or "flash" (the flash-attn package, where it is installed).
     kernels: what computes between the matrix products: "auto", "torch", "cpu" (compiled on this machine at first
         use), or "triton" (the same for GPUs; these also multiply a few rows with a matrix).
     pack_weights: on a CPU, store weights in the layout that its matrix library reads fastest.
@@ -103,7 +104,7 @@ class EngineConfig:
     device: str = "auto"
     seed: int = 0
     max_model_len: int | None = None
-    page_size: int | str = 16
+    page_size: int | str = "auto"
     num_pages: int | None = None
     max_cached_tokens: int | None = None
     kv_cache_memory_bytes: int | None = None
@@ -167,10 +168,13 @@ class EngineConfig:
             raise ValueError("prefix_cache is 'radix', but with reuse_kv=False no step finds what another computed")
         if self.scheduling_policy == "lpm" and self.prefix_cache == "none":
             raise ValueError("scheduling_policy is 'lpm', which orders by cached prefixes, but prefix_cache is 'none'")
-        _one_of("attention_backend", self.attention_backend, ("auto", "reference", "blockwise", "cpu", "triton"))
+        backends = ("auto", "reference", "blockwise", "cpu", "triton", "flash")
+        _one_of("attention_backend", self.attention_backend, backends)
         _one_of("kernels", self.kernels, ("auto", "torch", "cpu", "triton"))
+        if self.page_size == "auto":
+            self.page_size = 256 if self.attention_backend == "flash" else 16
         if self.page_size != "max_model_len":
-            _at_least("page_size", self.page_size, 1, "tokens a page (16 is usual), or 'max_model_len'")
+            _at_least("page_size", self.page_size, 1, "tokens a page (16 is usual), 'auto', or 'max_model_len'")
         for name in ("max_num_seqs", "max_num_batched_tokens"):
             _at_least(name, getattr(self, name), 1)
         for name in ("max_model_len", "num_pages", "max_cached_tokens", "kv_cache_memory_bytes"):

@@ -16,6 +16,8 @@ class AttentionBackend(ABC):
     """Attention of a step's new tokens over all cached tokens of their requests."""
 
     name: str
+    # Whether decode steps can be recorded as CUDA graphs: such a backend has `fixed_plan` and `blocks_a_split` too.
+    recordable: bool = False
 
     @abstractmethod
     def prepare(self, batch: ForwardBatch) -> Any:
@@ -34,9 +36,11 @@ def choose_backend(
 ) -> AttentionBackend:
     """The backend called ``name``; "auto" takes the fastest for the kernels that there are, and the probe says why.
 
+    "auto" with Triton's kernels takes the flash-attn package where Triton's attention cannot be had, or the reference.
     cache, num_heads: what it will work on, so that one that cannot is found out now. ValueError if it was asked for by
     name.
     """
+    from minillm.attention.flash import choose_flash
     from minillm.attention.reference import ReferenceAttention
 
     backend: AttentionBackend | None = None
@@ -46,7 +50,13 @@ def choose_backend(
         raise ValueError(
             f"attention_backend {name!r} needs kernels={name!r}, but the kernels are {kernels.name!r}; use 'reference'"
         )
-    if wanted == "cpu":
+    if name == "flash":
+        backend, why = choose_flash(kernels, cache, num_heads)
+        if backend is None:
+            raise ValueError(
+                f"attention_backend is 'flash', but it cannot be had here: {why}; 'auto' takes what works here"
+            )
+    elif wanted == "cpu":
         from minillm.attention.cpu import CpuAttention
 
         backend = CpuAttention(kernels)  # type: ignore[arg-type]
@@ -60,7 +70,11 @@ def choose_backend(
         why_not = TritonAttention.refusal(cache, num_heads) if cache is not None and num_heads else None
         if why_not and name == "triton":
             raise ValueError(f"attention_backend is 'triton', but it cannot be had here: {why_not}; use 'reference'")
-        backend, reason = (None, why_not) if why_not else (TritonAttention(), reason)
+        if why_not:
+            backend, flash = choose_flash(kernels, cache, num_heads)
+            reason = f"{why_not}; {flash}" if backend else f"{why_not}; nor can flash-attn be had: {flash}"
+        else:
+            backend = TritonAttention()
     backend = backend or ReferenceAttention()
     probe.on and probe("attention.choose", backend=backend, kernels=kernels, reason=reason)
     return backend

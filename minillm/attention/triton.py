@@ -12,8 +12,7 @@ from torch import Tensor
 
 from minillm.attention.backend import AttentionBackend
 from minillm.attention.batch import ForwardBatch
-from minillm.attention.reference import ReferenceAttention
-from minillm.debug.probes import unheard
+from minillm.attention.trial import try_out
 from minillm.kernels.triton_attention import MOST_SPLITS, Scratch, Tile, decode_tile, paged_decode
 from minillm.kernels.triton_load import failed
 from minillm.kernels.triton_prefill import paged_prefill, prefill_tile
@@ -45,6 +44,7 @@ class TritonAttention(AttentionBackend):
     """Both kernels, and the memory in which splits of a context meet."""
 
     name = "triton"
+    recordable = True
 
     def __init__(self) -> None:
         self._scratch: Scratch | None = None
@@ -56,8 +56,7 @@ class TritonAttention(AttentionBackend):
         if head_dim > MOST_HEAD_SIZE:
             return f"the model's heads have {head_dim} numbers, and its kernels take at most {MOST_HEAD_SIZE}"
         try:
-            with unheard():
-                _try_both(kv_cache, num_heads)
+            try_out(TritonAttention(), kv_cache, num_heads)
         except Exception as error:  # compilers raise whatever they like
             return failed("attention kernels", error)
         return None
@@ -181,24 +180,3 @@ def is_roomy(device: torch.device) -> bool:
 def _to_device(array: np.ndarray, device: torch.device) -> Tensor:
     tensor = torch.from_numpy(array)
     return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor
-
-
-def _try_both(kv_cache: KVCache, num_heads: int) -> None:
-    """Compile both kernels for this cache, and run them over its first page.
-
-    RuntimeError if the reference gives something else; whatever Triton raises goes on to the caller.
-    """
-    kv = kv_cache.tensor
-    tokens = torch.zeros(3, dtype=torch.int64, device=kv.device)
-    counts = [1, 2] if kv_cache.page_size > 1 else [1]
-    q = torch.ones(sum(counts), num_heads, kv.shape[-1], dtype=kv.dtype, device=kv.device)
-    answers = []
-    for backend in (TritonAttention(), ReferenceAttention()):
-        batch = ForwardBatch(
-            input_ids=tokens, positions=tokens, slots=tokens, page_table=tokens[: len(counts), None],
-            context_lens=counts, query_lens=counts, num_single=1, sample_rows=None, kv_cache=kv_cache, backend=backend,
-        )  # fmt: skip
-        batch.plan = backend.prepare(batch)
-        answers.append(backend.attend(0, q, batch, 1.0).float())
-    if not torch.allclose(answers[0], answers[1], rtol=0.05, atol=0.05):
-        raise RuntimeError("attention gives another result than the reference does")

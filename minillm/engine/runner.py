@@ -93,7 +93,7 @@ class ModelRunner:
 
         seats, pages = self.page_table.shape
         self._table_on_device = torch.zeros(seats + 1, pages, dtype=torch.int32, device=self.device)
-        backend: Any = self.backend  # `why_eager` has seen that it is Triton's
+        backend: Any = self.backend  # `why_eager` has seen that it can be recorded
         self.graphs = DecodeGraphs(
             self.model, self.kv_cache, backend, self.last_tokens, self._table_on_device, min(most, seats)
         )
@@ -274,7 +274,7 @@ def why_eager(config: EngineConfig, model: nn.Module, backend: AttentionBackend,
         return "asked for"
     if device.type != "cuda":
         return f"there are no CUDA graphs on a {device.type}"
-    if backend.name != "triton":
+    if not backend.recordable:
         return f"attention_backend {backend.name!r} works some of it out on the host"
     if any(isinstance(module, MixtureOfExperts) for module in model.modules()):
         return "a mixture of experts works out on the host which experts run"

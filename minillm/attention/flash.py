@@ -1,0 +1,179 @@
+"""Attention by the flash-attn package: the best-known kernels (Dao 2023; Shah et al. 2024), over our pages.
+
+Two packages are understood. FlashAttention-2 (``flash_attn``) has one function for requests with one token and another
+for all others, and wants pages of a multiple of 256 tokens. FlashAttention-3 (``flash_attn_interface``, for Hopper) has
+one for both, and takes pages of any size. Both read keys and values where they lie: a cache ``[P, S, 2, Hkv, D]`` is to
+them two tensors ``[P, S, Hkv, D]`` whose rows do not touch.
+"""
+
+from dataclasses import dataclass
+from importlib import import_module
+from importlib.util import find_spec
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from minillm.attention.backend import AttentionBackend
+from minillm.attention.batch import ForwardBatch
+from minillm.attention.trial import try_out
+from minillm.kernels.torch_kernels import TorchKernels
+from minillm.kvcache.storage import KVCache
+
+DTYPES = (torch.float16, torch.bfloat16)
+MOST_HEAD_SIZE, HEAD_SIZE_STEP = 256, 8
+NEEDED_GPU = (8, 0)  # compute capability of the first GPUs that these kernels were written for: Ampere
+ANY = 2**31 - 1  # longer than any context
+
+
+@dataclass
+class FlashPlan:
+    """A step as the package wants it; tensors are int32, on the device.
+
+    lengths [R]: how many tokens each request sees. longest: the most of them.
+    table [R, pages]: each request's pages; None where the batch has it in int32 already.
+    starts [R' + 1], key_starts [R' + 1]: of the R' requests with several tokens, how many queries, and how many tokens
+    of context, all those before have together. most_queries: of one request; 0 if there is none with several.
+    """
+
+    lengths: Tensor
+    longest: int
+    table: Tensor | None = None
+    starts: Tensor | None = None
+    key_starts: Tensor | None = None
+    most_queries: int = 0
+
+
+class FlashAttention(AttentionBackend):
+    """FlashAttention-2."""
+
+    name = "flash"
+    module, title = "flash_attn", "flash-attn 2"
+    table_name, page_step = "block_table", 256
+
+    def __init__(self, package: ModuleType | None = None, recordable: bool = False) -> None:
+        self.package = package or import_module(self.module)
+        self.recordable = recordable
+        self._cache: KVCache | None = None
+        self._pages: list[tuple[Tensor, Tensor]] = []  # a layer's keys and values, [P, S, Hkv, D] each
+
+    def prepare(self, batch: ForwardBatch) -> FlashPlan:
+        singles, R = batch.num_single, batch.num_requests
+        lengths, counts = np.array(batch.context_lens), np.array(batch.query_lens[singles:], dtype=np.int64)
+        packed = np.concatenate([lengths, [0], counts.cumsum(), [0], lengths[singles:].cumsum()]).astype(np.int32)
+        numbers = torch.from_numpy(packed)
+        device = batch.page_table.device
+        if device.type == "cuda":
+            numbers = numbers.pin_memory().to(device, non_blocking=True)  # one copy for all three
+        on_device, starts, key_starts = numbers.split([R, R - singles + 1, R - singles + 1])
+        most = max(batch.query_lens[singles:], default=0)
+        return FlashPlan(on_device, int(lengths.max()), batch.page_table.int(), starts, key_starts, most)
+
+    def fixed_plan(self, lengths: Tensor, split_blocks: Tensor, kv_cache: KVCache) -> FlashPlan:
+        """A plan for any step of as many single tokens as ``lengths [R]`` has, for a CUDA graph. Into how many splits a
+        context is cut, the package tells from the page table's width."""
+        return FlashPlan(lengths, ANY)
+
+    def blocks_a_split(self, lengths: np.ndarray, size: int, kv_cache: KVCache) -> int:
+        """Nothing that the package asks for."""
+        return 0
+
+    def attend(self, layer: int, q: Tensor, batch: ForwardBatch, scale: float, window: int | None = None) -> Tensor:
+        """``q [T, H, D]`` -> ``[T, H * D]``."""
+        T, H, D = q.shape
+        plan, singles = batch.plan, batch.num_single
+        k, v = self._pages_of(batch.kv_cache)[layer]
+        table = batch.page_table if plan.table is None else plan.table
+        # How many keys before a query it sees, and how many after it; -1 is all, and is the faster way to say so.
+        seen = (-1, -1) if window is None or window >= plan.longest else (window - 1, 0)
+        common = {"softmax_scale": scale, "causal": True, "window_size": seen}
+        parts = []
+        if singles:
+            pages = {self.table_name: table[:singles]}
+            one_each, lengths = q[:singles, None], plan.lengths[:singles]  # [R, 1, H, D]
+            out = self.package.flash_attn_with_kvcache(one_each, k, v, cache_seqlens=lengths, **pages, **common)
+            parts.append(out.reshape(singles, H, D))
+        if singles < T:
+            parts.append(self._several(q[singles:], k, v, plan, table[singles:], singles, common))
+        return (parts[0] if len(parts) == 1 else torch.cat(parts)).reshape(T, H * D)
+
+    def _several(
+        self, q: Tensor, k: Tensor, v: Tensor, plan: FlashPlan, table: Tensor, singles: int, common: dict[str, Any]
+    ) -> Tensor:
+        """The R' requests with several queries, the last of their contexts, over pages ``k, v [P, S, Hkv, D]``:
+        ``q [T', H, D]``, ``table [R', pages]`` -> ``[T', H, D]``."""
+        return self.package.flash_attn_varlen_func(
+            q, k, v, plan.starts, plan.key_starts, plan.most_queries, plan.longest, block_table=table, **common
+        )
+
+    def _pages_of(self, cache: KVCache) -> list[tuple[Tensor, Tensor]]:
+        """Views made once, because making one costs as much as a small kernel."""
+        if self._cache is not cache:
+            self._cache, self._pages = cache, [layer.unbind(2) for layer in cache.tensor]
+        return self._pages
+
+    @classmethod
+    def refusal(cls, kv_cache: KVCache, num_heads: int) -> str | None:
+        """Why this version cannot work on this cache; None where it can, which a first run has shown."""
+        if kv_cache.page_size % cls.page_step:
+            step = cls.page_step
+            return (
+                f"page_size is {kv_cache.page_size}, and {cls.title} needs a multiple of {step}; set page_size={step}"
+            )
+        try:
+            try_out(cls(), kv_cache, num_heads)
+        except Exception as error:  # a package that was built for another torch or GPU fails in its own way
+            lines = str(error).strip().splitlines() or [""]
+            return f"{cls.title} failed on this machine: {type(error).__name__}: {lines[0]}"
+        return None
+
+
+class FlashAttention3(FlashAttention):
+    """FlashAttention-3: what differs."""
+
+    module, title = "flash_attn_interface", "FlashAttention-3"
+    table_name, page_step = "page_table", 1
+
+    def _several(
+        self, q: Tensor, k: Tensor, v: Tensor, plan: FlashPlan, table: Tensor, singles: int, common: dict[str, Any]
+    ) -> Tensor:
+        """``q [T', H, D]``, ``table [R', pages]`` -> ``[T', H, D]``."""
+        return self.package.flash_attn_with_kvcache(
+            q, k, v, cache_seqlens=plan.lengths[singles:], page_table=table, cu_seqlens_q=plan.starts,
+            max_seqlen_q=plan.most_queries, **common,
+        )  # fmt: skip
+
+
+def choose_flash(
+    kernels: TorchKernels, cache: KVCache | None, num_heads: int | None
+) -> tuple[FlashAttention | None, str]:
+    """The newest version that works on this cache, and its name; or None, and why none does, with what to do."""
+    if cache is not None and (why := unfit(cache.tensor.device, cache.tensor.dtype, cache.tensor.shape[-1])):
+        return None, why
+    found = [version for version in (FlashAttention3, FlashAttention) if find_spec(version.module)]
+    if not found:
+        return None, "the package flash-attn is not installed; pip install flash-attn --no-build-isolation"
+    refusals = []
+    for version in found:
+        refused = version.refusal(cache, num_heads) if cache is not None and num_heads else None
+        if refused is None:  # graphs also need a kernel of Triton's, which draws their tokens
+            return version(recordable=kernels.name == "triton"), f"{version.title} can be had"
+        refusals.append(refused)
+    return None, "; ".join(refusals)
+
+
+def unfit(device: torch.device, dtype: torch.dtype, head_dim: int) -> str | None:
+    """Why no version can work, whatever is installed; None where one may."""
+    if device.type != "cuda":
+        return f"it needs device='cuda', and this is {device}"
+    if torch.cuda.is_available() and (gpu := torch.cuda.get_device_capability(device)) < NEEDED_GPU:
+        return f"it needs a GPU of compute capability 8.0 or above, and this one has {gpu[0]}.{gpu[1]}"
+    if dtype not in DTYPES:
+        given = str(dtype).removeprefix("torch.")
+        return f"dtype is {given}, and it computes in float16 and bfloat16; set dtype='bfloat16'"
+    if head_dim > MOST_HEAD_SIZE or head_dim % HEAD_SIZE_STEP:
+        sizes = f"multiples of {HEAD_SIZE_STEP} up to {MOST_HEAD_SIZE}"
+        return f"the model's heads have {head_dim} numbers, and it takes {sizes}"
+    return None
