@@ -101,8 +101,8 @@ def main() -> None:
 
 def context_limit() -> int | None:
     """None is the model's own. A longer context than 2048 is cut: without chunks, a step must hold all of it."""
-    from minillm.config import ModelConfig
     from minillm.hub import resolve_model
+    from minillm.model_config import ModelConfig
 
     longest = ModelConfig.from_folder(resolve_model(lesson.options.model)).max_position_embeddings
     return 2048 if longest > 2048 else None

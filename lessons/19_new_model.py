@@ -10,10 +10,10 @@ from pathlib import Path
 
 from torch import nn
 
-from minillm.config import ModelConfig
 from minillm.layers.activation import Activation
 from minillm.layers.build import LayerBuild
 from minillm.learn.lesson import Lesson
+from minillm.model_config import ModelConfig
 from minillm.models.llama import LlamaForCausalLM
 from minillm.models.nanochat import NanoChatForCausalLM, NanoChatLayer, NanoChatMLP
 from minillm.models.registry import register

@@ -1,14 +1,11 @@
-"""The two configurations: what the user chose (`EngineConfig`) and what the checkpoint is (`ModelConfig`)."""
+"""What the user chose: `EngineConfig`, every switch of the engine. (What the checkpoint is: model_config.py.)"""
 
 import dataclasses
 import difflib
-import math
-from dataclasses import dataclass, field
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Any
 
-from minillm.dialects import architecture, translate
-from minillm.files import read_json
+from minillm.checks import at_least, is_number, one_of
 
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 
@@ -73,7 +70,8 @@ class EngineConfig:
     num_pages: pages in the cache; None works it out from memory.
     max_cached_tokens: the same, said in tokens.
     kv_cache_memory_bytes: bytes for the cache; None works it out from ``gpu_memory_utilization``.
-    gpu_memory_utilization: share of the device's memory that weights, activations and cache may take together.
+    gpu_memory_utilization: share of a GPU's whole memory that the engine takes, weights, activations and cache
+        together, whatever others hold beside it. On a CPU it is a share of what is free, and the most that is taken.
     max_num_seqs: most requests that run at the same time.
     max_num_batched_tokens: token budget of one step.
     enable_chunked_prefill: a prompt may be computed over several steps; off, it waits for a step that takes it whole.
@@ -138,7 +136,7 @@ class EngineConfig:
             target = ALIASES.get(name, name)
             if name in SWITCH_ALIASES:
                 target, meaning = SWITCH_ALIASES[name]
-                _one_of(name, value, tuple(meaning))
+                one_of(name, value, tuple(meaning))
                 value = meaning[value]
             if target not in known:
                 near = difflib.get_close_matches(name, [*known, *ALIASES, *SWITCH_ALIASES], n=1)
@@ -152,14 +150,14 @@ class EngineConfig:
         return cls(**ours)
 
     def __post_init__(self) -> None:
-        _one_of("dtype", self.dtype, DTYPES)
-        _one_of("load_format", self.load_format, ("auto", "dummy"))
-        _one_of("batching", self.batching, ("continuous", "static"))
+        one_of("dtype", self.dtype, DTYPES)
+        one_of("load_format", self.load_format, ("auto", "dummy"))
+        one_of("batching", self.batching, ("continuous", "static"))
         if self.prefix_cache is None:  # as --set prefix_cache=none is read
             self.prefix_cache = "none"
-        _one_of("prefix_cache", self.prefix_cache, ("auto", "radix", "none"))
-        _one_of("scheduling_policy", self.scheduling_policy, ("fcfs", "lpm", "priority"))
-        _one_of("async_scheduling", self.async_scheduling, ("auto", True, False))
+        one_of("prefix_cache", self.prefix_cache, ("auto", "radix", "none"))
+        one_of("scheduling_policy", self.scheduling_policy, ("fcfs", "lpm", "priority"))
+        one_of("async_scheduling", self.async_scheduling, ("auto", True, False))
         if self.async_scheduling is True and not self.reuse_kv:
             raise ValueError("async_scheduling is True, but with reuse_kv=False each step needs the tokens before it")
         if self.prefix_cache == "auto":
@@ -169,21 +167,21 @@ class EngineConfig:
         if self.scheduling_policy == "lpm" and self.prefix_cache == "none":
             raise ValueError("scheduling_policy is 'lpm', which orders by cached prefixes, but prefix_cache is 'none'")
         backends = ("auto", "reference", "blockwise", "cpu", "triton", "flash")
-        _one_of("attention_backend", self.attention_backend, backends)
-        _one_of("kernels", self.kernels, ("auto", "torch", "cpu", "triton"))
+        one_of("attention_backend", self.attention_backend, backends)
+        one_of("kernels", self.kernels, ("auto", "torch", "cpu", "triton"))
         if self.page_size == "auto":
             self.page_size = 256 if self.attention_backend == "flash" else 16
         if self.page_size != "max_model_len":
-            _at_least("page_size", self.page_size, 1, "tokens a page (16 is usual), 'auto', or 'max_model_len'")
+            at_least("page_size", self.page_size, 1, "tokens a page (16 is usual), 'auto', or 'max_model_len'")
         for name in ("max_num_seqs", "max_num_batched_tokens"):
-            _at_least(name, getattr(self, name), 1)
+            at_least(name, getattr(self, name), 1)
         for name in ("max_model_len", "num_pages", "max_cached_tokens", "kv_cache_memory_bytes"):
             if getattr(self, name) is not None:
-                _at_least(name, getattr(self, name), 1)
-        _at_least("long_prefill_token_threshold", self.long_prefill_token_threshold, 0)
-        if not 0 < self.gpu_memory_utilization <= 1:
+                at_least(name, getattr(self, name), 1)
+        at_least("long_prefill_token_threshold", self.long_prefill_token_threshold, 0)
+        if not is_number(self.gpu_memory_utilization) or not 0 < self.gpu_memory_utilization <= 1:
             raise ValueError(
-                f"gpu_memory_utilization is {self.gpu_memory_utilization}; it is a share, above 0 and at most 1"
+                f"gpu_memory_utilization is {self.gpu_memory_utilization!r}; it is a share, above 0 and at most 1"
             )
         if self.max_model_len is not None:
             self.resolve(self.max_model_len)
@@ -203,197 +201,3 @@ class EngineConfig:
                 f"max_num_batched_tokens is {self.max_num_batched_tokens}, but with {whole} a sequence of up to "
                 f"max_model_len={max_model_len} tokens must fit into one step; raise the one or lower the other"
             )
-
-
-# Fields of config.json, or of its RoPE parameters, that are numbers.
-NUMBERS = ("rms_norm_eps", "rope_theta", "rope_local_base_freq", "factor", "original_max_position_embeddings",
-           "query_pre_attn_scalar", "final_logit_softcapping")  # fmt: skip
-
-
-@dataclass
-class RopeConfig:
-    """Rotary position embedding as the checkpoint wants it: base, type, and the type's own parameters.
-
-    share: how much of a head is turned, from its first number on; 0 is a model that knows positions otherwise.
-    """
-
-    theta: float = 10000.0
-    type: str = "default"
-    share: float = 1.0
-    parameters: dict[str, Any] = field(default_factory=dict)
-
-
-@dataclass
-class ModelConfig:
-    """A checkpoint's shape, under Hugging Face's names (dialects.py translates what some call otherwise).
-
-    layer_windows: for each layer, how many tokens back it sees, itself included; None is all, empty is None for all.
-    local_rope: the layers with a window turn by this one, where they have their own.
-    attention_scale: what scores are multiplied with; None is ``head_dim ** -0.5``.
-    norm_offset: what is added to a norm's stored weight.
-    final_logit_softcapping: logits become ``cap * tanh(logits / cap)``; None is no cap.
-    raw: the whole of config.json. Where a field concerns one architecture alone, its file reads it here.
-    """
-
-    architecture: str
-    vocab_size: int
-    hidden_size: int
-    intermediate_size: int
-    num_hidden_layers: int
-    num_attention_heads: int
-    num_key_value_heads: int
-    head_dim: int
-    max_position_embeddings: int
-    rms_norm_eps: float = 1e-6
-    hidden_act: str = "silu"
-    tie_word_embeddings: bool = False
-    attention_bias: bool = False
-    mlp_bias: bool = False
-    rope: RopeConfig = field(default_factory=RopeConfig)
-    local_rope: RopeConfig | None = None
-    layer_windows: tuple[int | None, ...] = ()
-    attention_scale: float | None = None
-    norm_offset: float = 0.0
-    final_logit_softcapping: float | None = None
-    dtype: str = "float32"
-    eos_token_ids: tuple[int, ...] = ()
-    bos_token_id: int | None = None
-    raw: dict[str, Any] = field(default_factory=dict, repr=False)
-
-    @classmethod
-    def from_folder(cls, folder: Path) -> "ModelConfig":
-        """Read config.json, and the end tokens of generation_config.json where there is one (it wins)."""
-        path = folder / "config.json"
-        try:
-            raw = read_json(path)
-        except FileNotFoundError:
-            raise FileNotFoundError(f"{folder} holds no config.json, so it is no model checkpoint") from None
-        generation = folder / "generation_config.json"
-        if generation.exists():
-            raw = {**raw, **{k: v for k, v in read_json(generation).items() if k == "eos_token_id"}}
-        return cls.from_dict(raw)
-
-    @classmethod
-    def from_dict(cls, raw: dict[str, Any]) -> "ModelConfig":
-        """Understand a config.json of transformers v4 or v5. ValueError names a field that is missing, or that no model
-        here can do as it says."""
-        needed = ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads")
-        for name in (*needed, "num_key_value_heads", "head_dim", "max_position_embeddings", "ffn_dim"):
-            if raw.get(name) is not None:
-                _at_least(f"config.json: {name}", raw[name], 1)
-        _check_kinds(raw)
-        whole, raw = raw, translate(raw)
-        if missing := [name for name in needed if raw.get(name) is None]:
-            raise ValueError(f"config.json lacks {', '.join(missing)}; a decoder-only language model's config has them")
-        heads = raw["num_attention_heads"]
-        kv_heads, head_dim = raw.get("num_key_value_heads") or heads, raw.get("head_dim") or raw["hidden_size"] // heads
-        if heads % kv_heads:
-            raise ValueError(
-                f"config.json: {heads} num_attention_heads cannot share {kv_heads} num_key_value_heads evenly"
-            )
-        rope, local_rope = _rope_config(raw), raw.get("local_rope_parameters")
-        if rope.share and (head_dim % 2 or int(head_dim * rope.share) % 2):
-            part = f" and partial_rotary_factor {rope.share}" if rope.share != 1 else ""
-            raise ValueError(
-                f"config.json: head_dim is {head_dim}{part}, but rotary positions turn pairs, so it must be even"
-            )
-        for window in raw.get("layer_windows", ()):
-            if window is not None:
-                _at_least("config.json: sliding_window", window, 1)
-        eos = raw.get("eos_token_id")
-        return cls(
-            architecture=architecture(raw),
-            **{name: raw[name] for name in needed},
-            num_key_value_heads=kv_heads,
-            head_dim=head_dim,
-            max_position_embeddings=raw["max_position_embeddings"],
-            rms_norm_eps=raw.get("rms_norm_eps", 1e-6),
-            hidden_act=raw.get("hidden_act", "silu"),
-            tie_word_embeddings=bool(raw.get("tie_word_embeddings", False)),
-            attention_bias=bool(raw.get("attention_bias", False)),
-            mlp_bias=bool(raw.get("mlp_bias", False)),
-            rope=rope,
-            local_rope=_rope_config({"rope_parameters": local_rope}) if local_rope else None,
-            layer_windows=raw.get("layer_windows", ()),
-            attention_scale=raw.get("attention_scale"),
-            norm_offset=raw.get("norm_offset", 0.0),
-            final_logit_softcapping=raw.get("final_logit_softcapping"),
-            dtype=str(raw.get("dtype") or raw.get("torch_dtype") or "float32").removeprefix("torch."),
-            eos_token_ids=tuple(eos) if isinstance(eos, list) else () if eos is None else (eos,),
-            bos_token_id=raw.get("bos_token_id"),
-            raw=whole,
-        )
-
-    @property
-    def context_limit(self) -> int:
-        """The most tokens of prompt and answer together. With YaRN or linear scaling these are the original positions
-        times the factor, where ``max_position_embeddings`` does not count that in already (as Gemma's does)."""
-        if self.rope.type not in ("linear", "yarn") or self.local_rope is not None:
-            return self.max_position_embeddings
-        given = self.rope.parameters
-        original = given.get("original_max_position_embeddings") or self.max_position_embeddings
-        return max(self.max_position_embeddings, int(original * (given.get("factor") or 1)))
-
-    def window(self, layer: int) -> int | None:
-        """How many tokens back this layer sees, itself included; None is all."""
-        return self.layer_windows[layer] if self.layer_windows else None
-
-    def kv_bytes_per_token(self, itemsize: int) -> int:
-        """``2 * L * Hkv * D * itemsize``: the keys and values of one token in all layers."""
-        return 2 * self.num_hidden_layers * self.num_key_value_heads * self.head_dim * itemsize
-
-
-def _rope_config(raw: dict[str, Any]) -> RopeConfig:
-    """transformers v5 keeps everything in ``rope_parameters``; v4 has ``rope_theta`` beside ``rope_scaling``."""
-    parameters = dict(raw.get("rope_parameters") or raw.get("rope_scaling") or {})
-    kind = parameters.pop("rope_type", None) or parameters.pop("type", None) or "default"
-    parameters.pop("type", None)
-    theta = parameters.pop("rope_theta", None) or raw.get("rope_theta") or 10000.0
-    share = parameters.pop("partial_rotary_factor", raw.get("partial_rotary_factor"))
-    return RopeConfig(float(theta), kind, 1.0 if share is None else float(share), parameters)
-
-
-def _check_kinds(raw: dict[str, Any]) -> None:
-    """Refuse fields of the wrong kind: text that looks like a number or a switch would be misread."""
-    ropes = []
-    for name in ("rope_parameters", "rope_scaling"):
-        if not isinstance(raw.get(name) or {}, dict):
-            raise ValueError(f"config.json: {name} is {raw[name]!r}; it must be an object, or null")
-        rope = raw.get(name) or {}
-        ropes += [rope, *(part for part in rope.values() if isinstance(part, dict))]  # one for each kind of layer
-    for fields in (raw, *ropes):
-        for name in NUMBERS:
-            value = fields.get(name)
-            if value is not None and not _is_number(value):
-                raise ValueError(f"config.json: {name} is {value!r}; it must be a number")
-        share = fields.get("partial_rotary_factor")
-        if share is not None and not (_is_number(share) and 0 < share <= 1):
-            raise ValueError(
-                f"config.json: partial_rotary_factor is {share!r}; it must be a share, above 0 and at most 1"
-            )
-    for name in ("tie_word_embeddings", "attention_bias", "mlp_bias", "enable_bias", "use_sliding_window"):
-        if not isinstance(raw.get(name), bool | None):
-            raise ValueError(f"config.json: {name} is {raw[name]!r}; it must be true or false")
-    kinds = raw.get("layer_types")
-    if kinds is not None and not (isinstance(kinds, list) and all(isinstance(kind, str) for kind in kinds)):
-        raise ValueError(f"config.json: layer_types is {kinds!r}; it must be a list of names, one for each layer")
-    eos = raw.get("eos_token_id")
-    for id in eos if isinstance(eos, list) else () if eos is None else (eos,):
-        _at_least("config.json: eos_token_id", id, 0)
-    _at_least("config.json: max_window_layers", raw.get("max_window_layers") or 0, 0)
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-
-
-def _one_of(name: str, value: Any, choices: tuple[Any, ...]) -> None:
-    if value not in choices:
-        raise ValueError(f"{name} is {value!r}; it must be one of {', '.join(map(str, choices))}")
-
-
-def _at_least(name: str, value: Any, least: int, meaning: str = "") -> None:
-    if isinstance(value, bool) or not isinstance(value, int) or value < least:
-        raise ValueError(
-            f"{name} is {value!r}; it must be a whole number of at least {least}{': ' + meaning if meaning else ''}"
-        )

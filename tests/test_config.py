@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 from tiny import LLAMA, edit_json, make_llama, write_v4_config
 
-from minillm.config import ALIASES, ONLY, SWITCH_ALIASES, EngineConfig, ModelConfig
+from minillm.config import ALIASES, ONLY, SWITCH_ALIASES, EngineConfig
+from minillm.model_config import ModelConfig
 
 
 def test_defaults_are_possible_settings() -> None:

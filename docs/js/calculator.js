@@ -1,4 +1,4 @@
-// The memory calculator. The formulas are those of minillm/engine/memory.py; tests/docs/test_calculator.py holds both together.
+// The memory calculator. The formulas are those of minillm/engine/memory.py and estimate.py; tests/docs/test_calculator.py holds both together.
 "use strict";
 
 // From each checkpoint's config.json.
@@ -55,13 +55,20 @@ function parameters(c) {
   return all + (hasExperts(c) ? ofExperts(c, c.num_experts) : 0);
 }
 
+// As minillm/engine/estimate.py counts them, for attention that reads pages where they lie. A step goes through the layers
+// and then through the sampler, which need their memory one after the other.
 function activations(c, size) {
-  const heads = (c.num_attention_heads + 2 * c.num_key_value_heads) * c.head_dim;
+  const q = c.num_attention_heads * c.head_dim, kv = c.num_key_value_heads * c.head_dim;
+  const tokens = Math.min(c.max_num_batched_tokens, c.max_num_seqs * c.max_model_len);
   const chosen = 2 * c.num_experts_per_tok * c.hidden_size + 3 * c.moe_intermediate_size + c.hidden_size + 2 * c.num_experts;
-  const widest = Math.max(heads + c.num_attention_heads * c.head_dim, 3 * c.intermediate_size, hasExperts(c) ? chosen : 0);
-  const layer = c.max_num_batched_tokens * (3 * c.hidden_size + widest) * size;
-  const gathered = 2 * c.max_model_len * c.num_key_value_heads * c.head_dim * size;
-  return layer + gathered + 2 * Math.min(c.max_num_seqs, c.max_num_batched_tokens) * c.vocab_size * 4;
+  const widest = Math.max(q + 2 * kv + 2 * q, 3 * c.intermediate_size, hasExperts(c) ? chosen : 0);
+  const layer = tokens * ((5 * c.hidden_size + 2 * c.head_dim) * size + Math.max(widest * size, 12 * c.hidden_size) + 24);
+  const V = c.vocab_size, rows = Math.min(c.max_num_seqs, c.max_num_batched_tokens);
+  const together = Math.min(rows, Math.max(Math.floor(2 ** 23 / V), 1));
+  const prompt = Math.min(tokens, c.max_model_len, Math.max(Math.floor(2 ** 24 / V), 1));
+  const sampling = Math.max(12 * rows * V + 45 * together * V, 17 * prompt * V);
+  const turns = 2 * c.max_model_len * c.head_dim * size; // cos and sin
+  return 2 ** 18 + 10 * rows * V + turns + Math.max(layer, tokens * c.hidden_size * size + sampling);
 }
 
 function plan(c) {
@@ -73,7 +80,7 @@ function plan(c) {
   p.kv_bytes = 2 * c.num_hidden_layers * c.num_key_value_heads * c.head_dim * kvSize;
   p.page_bytes = page_size * p.kv_bytes;
   p.free = Math.trunc(c.memory * 2 ** 30);
-  p.limit = Math.trunc(p.free * c.gpu_memory_utilization);
+  p.limit = Math.ceil(p.free * c.gpu_memory_utilization);
   p.left = p.limit - p.weights - p.activations;
   p.num_pages = Math.floor(Math.max(p.left, 0) / p.page_bytes);
   p.cached_tokens = p.num_pages * page_size;

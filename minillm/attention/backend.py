@@ -18,6 +18,7 @@ class AttentionBackend(ABC):
     name: str
     # Whether decode steps can be recorded as CUDA graphs: such a backend has `fixed_plan` and `blocks_a_split` too.
     recordable: bool = False
+    reason = ""  # why this one was chosen, in words
 
     @abstractmethod
     def prepare(self, batch: ForwardBatch) -> Any:
@@ -76,5 +77,6 @@ def choose_backend(
         else:
             backend = TritonAttention()
     backend = backend or ReferenceAttention()
+    backend.reason = reason or ""
     probe.on and probe("attention.choose", backend=backend, kernels=kernels, reason=reason)
     return backend

@@ -1,5 +1,6 @@
 """Attention as the GPU's decode kernel does it, in plain torch, for looking. Prompts go as in the reference."""
 
+from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor
@@ -17,8 +18,12 @@ class BlockwiseAttention(ReferenceAttention):
 
     name = "blockwise"
 
-    def plan_singles(self, batch: ForwardBatch) -> "Windowed":
-        return Windowed(None)
+    def groups(self, batch: ForwardBatch) -> list[tuple[int, int]]:
+        """All together: nothing is copied."""
+        return [(0, batch.num_single)] if batch.num_single else []
+
+    def plan_singles(self, batch: ForwardBatch, first: int = 0, last: int | None = None) -> "Windowed":
+        return Windowed(batch.num_single, None)
 
     def decode(self, layer: int, q: Tensor, batch: ForwardBatch, plan: "Windowed | Gather", scale: float) -> Tensor:
         """One query a request: ``q [R, H, D]`` -> ``[R, H * D]``. Sums are kept in float32, as in the kernel."""
@@ -33,11 +38,13 @@ class BlockwiseAttention(ReferenceAttention):
         return out.to(q.dtype).view(R, H * D)
 
 
+@dataclass
 class Windowed:
-    """All that decode needs to know of a layer."""
+    """All that decode needs to know of a layer: how many requests there are, and its window."""
 
-    def __init__(self, window: int | None) -> None:
-        self.window = window
+    num_requests: int
+    window: int | None
+    queries: int = 1
 
     def within(self, window: int, _batch: Any) -> "Windowed":
-        return Windowed(window)
+        return Windowed(self.num_requests, window)

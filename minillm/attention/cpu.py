@@ -17,6 +17,11 @@ class InPlace:
     page_table: Tensor  # [R, pages]
     context_lens: Tensor  # [R] int64
     window: int | None = None
+    queries = 1
+
+    @property
+    def num_requests(self) -> int:
+        return len(self.context_lens)
 
     def within(self, window: int, _batch: ForwardBatch) -> "InPlace":
         """The same for layers with a sliding window: the kernel starts reading where it starts."""
@@ -29,8 +34,12 @@ class CpuAttention(ReferenceAttention):
     def __init__(self, kernels: CpuKernels) -> None:
         self.kernels = kernels
 
-    def plan_singles(self, batch: ForwardBatch) -> InPlace:
-        return InPlace(batch.page_table, torch.tensor(batch.context_lens[: batch.num_single]))
+    def groups(self, batch: ForwardBatch) -> list[tuple[int, int]]:
+        """All together: nothing is copied."""
+        return [(0, batch.num_single)] if batch.num_single else []
+
+    def plan_singles(self, batch: ForwardBatch, first: int = 0, last: int | None = None) -> InPlace:
+        return InPlace(batch.page_table[first:last], torch.tensor(batch.context_lens[first : last or batch.num_single]))
 
     def decode(self, layer: int, q: Tensor, batch: ForwardBatch, plan: "InPlace | Gather", scale: float) -> Tensor:
         assert isinstance(plan, InPlace)

@@ -15,7 +15,9 @@ from torch.nn.functional import scaled_dot_product_attention
 from minillm.attention.backend import AttentionBackend
 from minillm.attention.batch import ForwardBatch
 from minillm.debug.probes import probe
+from minillm.kvcache.storage import KVCache
 
+MOST_GATHERED = 2**24  # numbers, 64 MiB of float32: one-token requests are taken so many together, at least one
 GRAIN = 16  # gather pieces of at most so many tokens, so that a huge page is not copied whole for a short request
 
 
@@ -29,7 +31,7 @@ class Gather:
     longest: int
     mask: Tensor | None  # [R, 1, queries, longest], added to the scores; None where nothing is hidden but by causality
     first: int | None  # the first piece, if all lie side by side: then they are read where they are
-    buffer: Tensor | None  # [R * n, grain * 2 * Hkv * D]: where the copy goes, every layer over the one before
+    buffer: Tensor | None  # [R * n, grain * 2 * Hkv * D]: where the copy goes, over the one before
     lengths: list[int]  # [R]: how many tokens each request sees
     queries: int  # how many each computes
 
@@ -44,12 +46,14 @@ class ReferenceAttention(AttentionBackend):
     name = "reference"
 
     def prepare(self, batch: ForwardBatch) -> dict[int | None, list[Any]]:
-        """One gather for all single-token requests together, then one for each longer request.
+        """A gather for many single-token requests together, as far as memory allows, then one for each longer request.
 
         These are for layers without a window; the first layer that has one adds its own.
         """
-        singles: list[Any] = [self.plan_singles(batch)] if batch.num_single else []
-        return {None: singles + [_plan_gather(batch, r, r + 1) for r in range(batch.num_single, batch.num_requests)]}
+        singles: list[Any] = [self.plan_singles(batch, *group) for group in self.groups(batch)]
+        plans = singles + [_plan_gather(batch, r, r + 1) for r in range(batch.num_single, batch.num_requests)]
+        share_buffer([plan for plan in plans if isinstance(plan, Gather)], batch.kv_cache)
+        return {None: plans}
 
     def attend(self, layer: int, q: Tensor, batch: ForwardBatch, scale: float, window: int | None = None) -> Tensor:
         """``q [T, H, D]`` -> ``[T, H * D]``."""
@@ -58,20 +62,34 @@ class ReferenceAttention(AttentionBackend):
             assert window is not None
             batch.plan[window] = [plan.within(window, batch) for plan in batch.plan[None]]
         plans, singles = batch.plan[window], batch.num_single
-        if singles == T:
+        if singles == T and len(plans) == 1:
             return self.decode(layer, q, batch, plans[0], scale)
-        out = q.new_empty(T, H, D)
-        if singles:
-            out[:singles] = self.decode(layer, q[:singles], batch, plans[0], scale).view(singles, H, D)
-        start = singles
-        for length, gather in zip(batch.query_lens[singles:], plans[1 if singles else 0 :]):
-            out[start : start + length] = self.prefill(layer, q[start : start + length], batch, gather, scale)
-            start += length
+        out, start = q.new_empty(T, H, D), 0
+        for plan in plans:
+            end = start + plan.num_requests * plan.queries
+            if start < singles:
+                out[start:end] = self.decode(layer, q[start:end], batch, plan, scale).view(-1, H, D)
+            else:
+                out[start:end] = self.prefill(layer, q[start:end], batch, plan, scale)
+            start = end
         return out.view(T, H * D)
 
-    def plan_singles(self, batch: ForwardBatch) -> Any:
-        """What `decode` needs, worked out once for all layers."""
-        return _plan_gather(batch, 0, batch.num_single)
+    def groups(self, batch: ForwardBatch) -> list[tuple[int, int]]:
+        """The requests with one token, first and last (exclusive) of those that are gathered together: all, unless the
+        copies, each as long as the longest of its group, would be `MOST_GATHERED` numbers or more."""
+        width = batch.kv_cache.slots[0].shape[1]
+        found: list[tuple[int, int]] = []
+        first = longest = 0
+        for r, length in enumerate(batch.context_lens[: batch.num_single]):
+            longest = max(longest, length)
+            if r > first and (r + 1 - first) * longest * width > MOST_GATHERED:
+                found.append((first, r))
+                first, longest = r, length
+        return [*found, (first, batch.num_single)] if batch.num_single else []
+
+    def plan_singles(self, batch: ForwardBatch, first: int = 0, last: int | None = None) -> Any:
+        """What `decode` needs for requests ``first`` to ``last - 1``, worked out once for all layers."""
+        return _plan_gather(batch, first, batch.num_single if last is None else last)
 
     def decode(self, layer: int, q: Tensor, batch: ForwardBatch, gather: Any, scale: float) -> Tensor:
         """One query a request: ``q [R, H, D]`` -> ``[R, H * D]``.
@@ -91,6 +109,16 @@ class ReferenceAttention(AttentionBackend):
             queries, k, v, gather.mask, is_causal=gather.mask is None, scale=scale, enable_gqa=k.shape[1] != q.shape[1]
         )
         return out[0].transpose(0, 1)
+
+
+def share_buffer(plans: list[Gather], cache: KVCache) -> None:
+    """One piece of memory for all copies of a step: each is looked at before the next is made."""
+    copies = [plan for plan in plans if plan.first is None]
+    if copies:
+        width = copies[0].grain * cache.slots[0].shape[1]
+        buffer = cache.tensor.new_empty(max(len(plan.pieces) for plan in copies), width)
+        for plan in copies:
+            plan.buffer = buffer[: len(plan.pieces)]
 
 
 def gather_kv(layer: int, batch: ForwardBatch, gather: Gather) -> tuple[Tensor, Tensor]:
@@ -122,9 +150,7 @@ def _plan_gather(batch: ForwardBatch, first: int, last: int) -> Gather:
     hides = min(lengths) < longest or 1 < queries < longest  # a whole prompt needs no mask: causality says it all
     mask = _mask(lengths, queries, batch) if hides else None
     start = _side_by_side(pieces) if last - first == 1 else None
-    width = grain * cache.slots[0].shape[1]
-    buffer = cache.tensor.new_empty(len(pieces), width) if start is None else None
-    return Gather(pieces, grain, last - first, longest, mask, start, buffer, lengths, queries)
+    return Gather(pieces, grain, last - first, longest, mask, start, None, lengths, queries)
 
 
 def _side_by_side(pieces: Tensor) -> int | None:

@@ -16,9 +16,9 @@ import torch
 from minillm.bench.checkpoints import Checkpoints, say
 from minillm.bench.peers import load_transformers
 from minillm.bench.workloads import Workload
-from minillm.config import ModelConfig
 from minillm.layers.build import LayerBuild
 from minillm.llm import LLM
+from minillm.model_config import ModelConfig
 from minillm.models.weights import build_model
 from minillm.request import SamplingParams
 

@@ -110,7 +110,7 @@ def watched(engine: Engine) -> Iterator[Stopwatch]:
         parts += [
             (model, "forward", DEVICE, model.forward),
             (model, "compute_logits", DEVICE, model.compute_logits),
-            (runner_module, "sample", DEVICE, runner_module.sample),
+            (runner_module, "sample_in_parts", DEVICE, runner_module.sample_in_parts),
         ]
     with ExitStack() as restore:
         for owner, name, part, function in parts:

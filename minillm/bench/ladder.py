@@ -13,9 +13,10 @@ import torch
 
 from minillm.bench.settings import engine_settings, our_name
 from minillm.bench.traffic import Traffic
-from minillm.config import EngineConfig, ModelConfig
-from minillm.engine.engine import understand
+from minillm.config import EngineConfig
+from minillm.engine.choices import understand
 from minillm.kernels.choose import choose_kernels
+from minillm.model_config import ModelConfig
 
 # Values that depend on the work or on the machine: `Ground.values` says what they are.
 SEATS, BUDGET, FASTEST = "<seats>", "<budget>", "<fastest>"

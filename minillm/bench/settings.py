@@ -5,8 +5,9 @@ from typing import Any
 
 from minillm.bench.checkpoints import say
 from minillm.bench.traffic import Traffic
-from minillm.config import ALIASES, SWITCH_ALIASES, EngineConfig, ModelConfig
+from minillm.config import ALIASES, SWITCH_ALIASES, EngineConfig
 from minillm.engine.engine import Engine
+from minillm.model_config import ModelConfig
 
 CONTEXT = 4096  # tokens; what the published figures were measured with
 

@@ -229,9 +229,9 @@ def agreement(
     json: JsonFile = None,
 ) -> None:
     """Whether rounding changes tokens: ours beside Hugging Face's choice after the same text, and by which gap."""
-    from minillm.bench.agreement import measure_agreement, print_agreement
     from minillm.bench.report import print_json
     from minillm.cli.options import parse_settings
+    from minillm.diagnose.agreement import measure_agreement, print_agreement
 
     found = measure_agreement(model, dtype, tokens, parse_settings(settings))
     print_agreement(found)

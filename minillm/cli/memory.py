@@ -7,15 +7,17 @@ from rich.table import Table
 from torch import nn
 
 from minillm.cli.options import parse_bytes
-from minillm.config import EngineConfig, ModelConfig
+from minillm.config import EngineConfig
 from minillm.debug.views.theme import make_console
-from minillm.engine.engine import understand
-from minillm.engine.memory import MemoryPlan, free_bytes, most_that_fits, plan_memory, show_bytes
+from minillm.engine.choices import understand
+from minillm.engine.device import DeviceMemory, show_bytes
+from minillm.engine.memory import MemoryPlan, most_that_fits, plan_memory
 from minillm.hub import resolve_model
 from minillm.kernels.choose import choose_kernels
 from minillm.kvcache.pages import pages_for
 from minillm.layers.build import LayerBuild
 from minillm.layers.moe import MixtureOfExperts
+from minillm.model_config import ModelConfig
 from minillm.models.weights import build_model
 from minillm.quantization.packed import choose_format
 
@@ -27,17 +29,20 @@ def run(available: str | None, **settings: Any) -> None:
     config.resolve(config.max_model_len or model_config.context_limit)
     device, dtype, _ = understand(config, model_config)
     if available:
-        free, cpu, where = parse_bytes(available), False, f"{available} asked about"
+        size = parse_bytes(available)
+        memory, where = DeviceMemory(torch.device("cuda"), size, size), f"{available} asked about"
         dtype = getattr(torch, model_config.dtype) if config.dtype == "auto" else dtype
         build = LayerBuild(dtype)
     else:
-        free, cpu, where = free_bytes(device), device.type == "cpu", f"free here, on {device.type}"
+        memory = DeviceMemory.look(device)
+        of_all = f", of {show_bytes(memory.total)}" if memory.total > memory.free else ""
+        where = f"free here, on {device.type}{of_all}"
         kernels = choose_kernels(config.kernels, device, dtype)
         build = LayerBuild(dtype, choose_format(device, dtype, config.pack_weights, kernels), kernels)
     model = build_model(model_config, build)
-    plan = most_that_fits(config, model_config, model, dtype, free)
-    fits = plan.left >= 0 and longest(config, plan) >= 1
-    taken = plan_memory(config, model_config, model, dtype, free, cpu) if cpu and fits else None
+    plan = most_that_fits(config, model_config, model, dtype, memory)
+    cpu, fits = memory.device.type == "cpu", plan.left >= 0 and longest(config, plan) >= 1
+    taken = plan_memory(config, model_config, model, dtype, memory) if cpu and fits else None
     console = make_console()
     console.print(make_table(config, model_config, model, dtype, plan, where, taken))
     console.print(verdict(config, plan, cpu))
@@ -119,6 +124,11 @@ def longest(config: EngineConfig, plan: MemoryPlan) -> int:
 
 def verdict(config: EngineConfig, plan: MemoryPlan, cpu: bool) -> str:
     """Whether it runs, in words, and what to change if not."""
+    if plan.limit > plan.free:
+        return (
+            f"The engine will not start: gpu_memory_utilization={config.gpu_memory_utilization} is a share of all of "
+            f"the device's memory, and only {show_bytes(plan.free)} are free."
+        )
     if plan.left < 0:
         return f"It does not fit: {show_bytes(-plan.left)} are lacking for weights and activations alone."
     if longest(config, plan) < 1:
@@ -128,4 +138,6 @@ def verdict(config: EngineConfig, plan: MemoryPlan, cpu: bool) -> str:
             "On a CPU the engine takes 1 GiB of this for the cache, or what one longest request needs, unless "
             "kv_cache_memory_bytes, max_cached_tokens or num_pages says otherwise."
         )
-    return "It fits."
+    return (
+        "It fits. On a GPU the engine measures a step of its own at its start, and what CUDA takes; the pages follow."
+    )

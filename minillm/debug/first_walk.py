@@ -3,9 +3,9 @@
 STAGES = {  # the probe that opens it -> what this part of the walk is about
     "engine.config": "What was asked for, and what it means here",
     "model.built": "The model's structure, on no memory yet",
-    "memory.plan": "What fits: weights, activations, pages",
     "weights.tensor": "Weights are read, and go to their places",
     "weights.process": "Weights take the layout that multiplies fastest",
+    "memory.plan": "What fits: weights, activations, pages",
     "kv.create": "The cache, and who reads it",
     "request.add": "A request arrives, waits, is admitted, gets pages",
     "batch.build": "The step is computed, from token ids to logits",

@@ -12,10 +12,10 @@ from typing import Any
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
-from minillm.config import ModelConfig
 from minillm.diagnose.numbers import Numbers, look, progress
 from minillm.files import read_json
 from minillm.layers.build import LayerBuild
+from minillm.model_config import ModelConfig
 from minillm.models.weights import build_model, checkpoint_files
 from minillm.tokenizer import Tokenizer
 

@@ -9,12 +9,13 @@ from typing import Any
 
 import torch
 
-from minillm.config import ALIASES, EngineConfig, ModelConfig
+from minillm.config import ALIASES, EngineConfig
 from minillm.diagnose.compared import Compared
 from minillm.diagnose.ours import observe_engine
 from minillm.diagnose.places import Observation, Place
-from minillm.engine.engine import understand
+from minillm.engine.choices import understand
 from minillm.hub import resolve_model
+from minillm.model_config import ModelConfig
 from minillm.tokenizer import Tokenizer
 
 PROMPT = "What is a page of the KV cache, and who holds it?"

@@ -1,12 +1,14 @@
 """Checks of what config.json says: is it whole, is it understood, and what will the engine make of it here."""
 
-from minillm.config import EngineConfig, ModelConfig, RopeConfig
+from minillm.config import EngineConfig
 from minillm.diagnose.checkpoint import Checkpoint
 from minillm.diagnose.findings import Check, Finding, ok, some, warn, wrong
-from minillm.engine.engine import understand
-from minillm.engine.memory import free_bytes, show_bytes
+from minillm.engine.choices import understand
+from minillm.engine.device import free_bytes, show_bytes
 from minillm.files import read_json
+from minillm.kernels.choose import choose_kernels
 from minillm.layers.rotary import ROPE_TYPES
+from minillm.model_config import ModelConfig, RopeConfig
 from minillm.models.registry import model_class
 
 
@@ -105,11 +107,15 @@ def device(checkpoint: Checkpoint) -> Finding:
     count = sum(parameter.numel() for parameter in checkpoint.model.parameters())
     need, free = count * dtype.itemsize, free_bytes(device)
     where = f"all {count:,} parameters on {device} in {str(dtype).removeprefix('torch.')}: {show_bytes(need)}"
+    kernels = choose_kernels("auto", device, dtype)
+    if device.type == "cuda" and kernels.name == "torch":
+        return warn(f"{where}; kernels in plain torch: {kernels.reason}", "mend that, or expect a slow engine")
     if need > free:
         return warn(
             f"{where}, but only {show_bytes(free)} are free", "use a smaller dtype, a smaller model or another device"
         )
-    return ok(f"{where} ({'; '.join(reason.partition(': ')[2] for reason in reasons.values())})")
+    why = "; ".join([*(reason.partition(": ")[2] for reason in reasons.values()), f"{kernels.name} kernels"])
+    return ok(f"{where} ({why})")
 
 
 def generation_json(checkpoint: Checkpoint) -> Finding:

@@ -7,12 +7,13 @@ from pathlib import Path
 
 from torch import Tensor, nn
 
-from minillm.config import EngineConfig, ModelConfig
+from minillm.config import EngineConfig
 from minillm.diagnose.compared import difference
 from minillm.diagnose.findings import Finding, ok, some, warn, wrong
 from minillm.diagnose.ours import observe
 from minillm.diagnose.places import Observation
 from minillm.engine.engine import Engine
+from minillm.model_config import ModelConfig
 from minillm.request import SamplingParams
 
 LENGTH, TOLERANCE = 24, 1e-3

@@ -3,19 +3,23 @@
 import copy
 import random
 from dataclasses import replace
+from functools import partial
 
 import torch
 
 from minillm.attention.backend import choose_backend
-from minillm.config import EngineConfig, ModelConfig
+from minillm.config import EngineConfig
 from minillm.debug.probes import probe, set_step
 from minillm.debug.stops import arm_from_environment
 from minillm.engine.answer import Answer, prompt_logprobs
+from minillm.engine.choices import context_limit, understand
+from minillm.engine.device import DeviceMemory, room_for
 from minillm.engine.grammar import Grammars
 from minillm.engine.intake import Prompt, bad_word_ids, check_params, check_prompt, salt_of, tokens_of
-from minillm.engine.memory import free_bytes, plan_memory
+from minillm.engine.memory import LOWER, measures, plan_memory, refuse_the_impossible
 from minillm.engine.overlap import Overlap
 from minillm.engine.runner import ModelRunner, why_eager
+from minillm.engine.trial import Trial
 from minillm.hub import resolve_model
 from minillm.kernels.choose import choose_kernels
 from minillm.kvcache.pages import PagePool
@@ -23,6 +27,7 @@ from minillm.kvcache.prefix import NoPrefixCache
 from minillm.kvcache.radix import RadixCache
 from minillm.kvcache.storage import KVCache
 from minillm.layers.build import LayerBuild
+from minillm.model_config import ModelConfig
 from minillm.models.weights import build_model, load_weights
 from minillm.quantization.packed import choose_format
 from minillm.request import Request, RequestOutput, SamplingParams
@@ -43,33 +48,49 @@ class Engine:
         self.folder = resolve_model(config.model)
         self.model_config = ModelConfig.from_folder(self.folder)
         self.device, self.dtype, reasons = understand(config, self.model_config)
-        config.resolve(_context_limit(config, self.model_config))
+        config.resolve(context_limit(config, self.model_config))
         probe.on and probe(
             "engine.config", config=config, model_config=self.model_config, folder=self.folder, reasons=reasons
         )
         where = resolve_model(config.tokenizer) if config.tokenizer else self.folder
         self.tokenizer = NoTokenizer(where) if config.skip_tokenizer_init else Tokenizer(where)
-        # 2. The model: its structure, the memory that it will take, then its weights.
-        kernels = choose_kernels(config.kernels, self.device, self.dtype)
+        # 2. The model: its structure, on no memory yet; then its weights, unless they can never fit.
+        memory = DeviceMemory.look(self.device)
+        self.kernels = kernels = choose_kernels(config.kernels, self.device, self.dtype)
         build = LayerBuild(self.dtype, choose_format(self.device, self.dtype, config.pack_weights, kernels), kernels)
         model = build_model(self.model_config, build)
-        free = free_bytes(self.device)
-        self.memory = plan_memory(config, self.model_config, model, self.dtype, free, cpu=self.device.type == "cpu")
-        load_weights(model, self.folder, self.device, config.load_format)
-        model.make_tables(config.max_model_len, self.device)  # type: ignore[operator]
-        # 3. Where keys and values live, and who works with them.
+        refuse_the_impossible(config, self.model_config, model, self.dtype, memory)
+        with room_for("loading the weights", memory, "use a smaller model or dtype, or free the device"):
+            load_weights(model, self.folder, self.device, config.load_format)
+            model.make_tables(config.max_model_len, self.device)  # type: ignore[operator]
+        # 3. What they leave becomes pages, where keys and values live; and who works with these.
+        choose = partial(
+            choose_backend, config.attention_backend, kernels, num_heads=self.model_config.num_attention_heads
+        )
+        trial = Trial(config, self.model_config, model, self.dtype, memory, choose)
+        measured = measures(config, memory)
+        with room_for("trying the largest step", memory, f"{LOWER}, or use a smaller model"):
+            self.memory = plan_memory(
+                config, self.model_config, model, self.dtype, memory, trial.measure if measured else None
+            )
         pool = PagePool(self.memory.num_pages, self.memory.page_size)
         heads = self.model_config.num_key_value_heads
-        cache = KVCache(self.model_config, pool.num_pages, pool.page_size, heads, self.dtype, self.device)
+        with room_for("making the KV cache", memory, "lower gpu_memory_utilization, or say num_pages"):
+            cache = KVCache(self.model_config, pool.num_pages, pool.page_size, heads, self.dtype, self.device)
         probe.on and probe("kv.create", cache=cache, pool=pool)
-        backend = choose_backend(config.attention_backend, kernels, cache, self.model_config.num_attention_heads)
+        backend = choose(cache)
         self.scheduler = Scheduler(
             config, pool, RadixCache(pool) if config.prefix_cache == "radix" else NoPrefixCache()
         )
         self.runner = ModelRunner(config, model, cache, backend, self.device)
         self.runner.draws_fast = kernels.name == "triton"
         if why_eager(config, model, backend, self.device) is None:
-            self.runner.record_graphs(config.max_num_seqs)
+            with room_for("recording CUDA graphs", memory, f"{LOWER}, or set enforce_eager=True"):
+                self.runner.record_graphs(config.max_num_seqs)
+        if measured:
+            with room_for("warming up", memory, f"lower gpu_memory_utilization, or {LOWER}"):
+                trial.warm_up(backend)
+                self.runner.sampling.reserve()  # in the room that the trial's rows have left
         self.grammars = Grammars(self.tokenizer, self.model_config.vocab_size, self.model_config.eos_token_ids)
         self.overlap = Overlap(self.scheduler, self.runner, self.grammars) if config.async_scheduling else None
         self._answers: dict[int, list[Answer]] = {}  # by the id of the first one's request, until all have ended
@@ -81,6 +102,18 @@ class Engine:
     @property
     def model(self) -> torch.nn.Module:
         return self.runner.model
+
+    @property
+    def choices(self) -> dict[str, str]:
+        """What "auto" became for all that computes, each with the reason: also why something faster is not there."""
+        kernels, backend = self.kernels, self.runner.backend
+        eager = None if self.runner.graphs else why_eager(self.config, self.model, backend, self.device)
+        return {
+            "kernels": f"{kernels.name}: {kernels.reason}",
+            "attention_backend": f"{backend.name}: {backend.reason}",
+            "CUDA graphs": f"none: {eager}" if eager else "replayed",
+            "memory": f"{self.memory.num_pages} pages: {self.memory.why}; the largest step {self.memory.how}",
+        }
 
     @property
     def pool(self) -> PagePool:
@@ -248,43 +281,3 @@ class Engine:
     def _max_len(self) -> int:
         assert self.config.max_model_len is not None
         return self.config.max_model_len
-
-
-def understand(config: EngineConfig, model_config: ModelConfig) -> tuple[torch.device, torch.dtype, dict[str, str]]:
-    """The device and dtype that a configuration means on this machine, with the reason for each that was "auto"."""
-    reasons = {}
-    device = config.device
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-        reasons["device"] = f"{device}: torch sees {'a' if device == 'cuda' else 'no'} CUDA device"
-    dtype = config.dtype
-    if dtype == "auto":
-        dtype = "float32" if device == "cpu" else model_config.dtype
-        reasons["dtype"] = (
-            "float32: exact, and fast on every CPU" if device == "cpu" else f"{dtype}: the checkpoint's own"
-        )
-    if config.async_scheduling == "auto":
-        config.async_scheduling = device != "cpu" and config.reuse_kv and not probe.on
-        reasons["async_scheduling"] = (
-            "True: the host plans while the GPU works" if config.async_scheduling
-            else "False: on a CPU there is nobody else to work meanwhile" if device == "cpu"
-            else "False: somebody listens to the probes, or each step needs the tokens before it"
-        )  # fmt: skip
-    try:
-        found = torch.device(device)
-    except RuntimeError:
-        raise ValueError(f"device is {device!r}; it must be auto, cpu, cuda, or cuda:N") from None
-    if found.type == "cuda" and not torch.cuda.is_available():
-        raise ValueError(f"device is {device!r}, but torch sees no CUDA device here; use device='cpu'")
-    return found, getattr(torch, dtype), reasons
-
-
-def _context_limit(config: EngineConfig, model_config: ModelConfig) -> int:
-    longest = model_config.context_limit
-    if config.max_model_len is not None and config.max_model_len > longest:
-        short = "; of LongRoPE's factors only the short ones are served, and they end there"
-        raise ValueError(
-            f"max_model_len is {config.max_model_len}, but the model was made for at most {longest} positions"
-            + short * (model_config.rope.type == "longrope")
-        )
-    return config.max_model_len or longest

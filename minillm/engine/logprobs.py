@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from minillm.debug.probes import probe
+from minillm.engine.sampler import parts_of
 from minillm.request import Candidate
 from minillm.scheduler.plan import PlanRow
 
@@ -49,14 +50,21 @@ def top_logprobs(logits: Tensor, chosen: Tensor, count: int) -> TopLogprobs:
 class AskedLogprobs:
     """The raw logits of the rows that want log probabilities, before anything changes them."""
 
-    logits: Tensor  # [n, V]
+    logits: Tensor  # [n, V]; given up once they are used, for the next step may come before anyone reads this one
     index: Tensor  # [n]: rows of the batch
     where: list[int]  # the same
     counts: list[int]
 
     def of(self, tokens: Tensor) -> TopLogprobs:
         """Once the batch's ``tokens [R]`` are chosen."""
-        return top_logprobs(self.logits, tokens[self.index], max(self.counts))
+        chosen, count = tokens[self.index], max(self.counts)
+        tops = [top_logprobs(self.logits[part], chosen[part], count) for part in parts_of(*self.logits.shape)]
+        self.logits = self.logits.new_empty(0)
+        return TopLogprobs(
+            torch.cat([top.token_ids for top in tops]),
+            torch.cat([top.logprobs for top in tops]),
+            torch.cat([top.ranks for top in tops]),
+        )
 
 
 class PromptLogprobs:

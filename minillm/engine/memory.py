@@ -1,26 +1,33 @@
-"""What fits: weights, the activations of the largest step, and with what is left, pages of KV cache."""
+"""What fits: weights, what the largest step takes, and with what is left, pages of KV cache."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from math import ceil, floor
 
-import psutil
 import torch
 from torch import nn
 
-from minillm.config import EngineConfig, ModelConfig
+from minillm.config import EngineConfig
 from minillm.debug.probes import probe
+from minillm.engine.device import DeviceMemory, show_bytes
+from minillm.engine.estimate import activation_bytes, weight_bytes
+from minillm.engine.trial import Measured
 from minillm.kvcache.pages import pages_for
-from minillm.layers.embedding import LMHead
-from minillm.layers.moe import MixtureOfExperts
-from minillm.quantization.packed import PackedDenseFormat
+from minillm.model_config import ModelConfig
 
 CPU_CACHE = (
     2**30
 )  # a laptop has other things to hold than our cache, so on a CPU it stays at this unless told otherwise
+LOWER = "lower max_model_len, max_num_batched_tokens or max_num_seqs"
 
 
 @dataclass
 class MemoryPlan:
-    """Bytes, and the pages they make. ``limit`` is what the engine may take, ``free`` what the device has left now."""
+    """Bytes, and the pages they make. ``limit`` is what the engine may take, ``free`` what the device had left before.
+
+    activations: the most that a step holds beside weights and cache. outside, graphs: on a GPU, what CUDA and its
+    libraries take beside torch, and what recorded decode steps do. how: where these come from.
+    """
 
     free: int
     limit: int
@@ -30,11 +37,14 @@ class MemoryPlan:
     page_size: int
     num_pages: int
     why: str  # where num_pages comes from
+    outside: int = 0
+    graphs: int = 0
+    how: str = "by formula"
 
     @property
     def left(self) -> int:
-        """What weights and activations leave for the cache; negative if they do not even fit themselves."""
-        return self.limit - self.weights - self.activations
+        """What all else leaves for the cache; negative if it does not even fit itself."""
+        return self.limit - self.weights - self.activations - self.outside - self.graphs
 
     @property
     def kv_cache(self) -> int:
@@ -46,108 +56,134 @@ class MemoryPlan:
 
     @property
     def total(self) -> int:
-        return self.weights + self.activations + self.kv_cache
+        return self.limit - self.left + self.kv_cache
 
 
 def plan_memory(
-    config: EngineConfig, model_config: ModelConfig, model: nn.Module, dtype: torch.dtype, free: int, cpu: bool
+    config: EngineConfig,
+    model_config: ModelConfig,
+    model: nn.Module,
+    dtype: torch.dtype,
+    memory: DeviceMemory,
+    measure: Callable[[], Measured] | None = None,
 ) -> MemoryPlan:
-    """How many pages to make for a model that is built, on no memory yet, where ``free`` bytes are left on the device.
+    """How many pages to make on a device that had ``memory``. ValueError, with the numbers, if that is too little.
 
-    ValueError, with the numbers, if weights and activations leave too little.
+    measure: finds out what the largest step takes, which is otherwise worked out from shapes.
     """
-    plan = most_that_fits(config, model_config, model, dtype, free)
-    assert config.max_model_len is not None
-    left, one_request = plan.left, pages_for(config.max_model_len, plan.page_size) * plan.page_bytes
-    asked = _asked_bytes(config, plan.page_bytes)
-    if asked is not None:
-        wanted, plan.why = asked
-    elif cpu:
-        wanted = min(max(CPU_CACHE, one_request), left)
-        plan.why = f"{CPU_CACHE / 2**30:.0f} GiB or one longest request, a CPU's default"
-    else:
-        wanted = left
-    plan.num_pages = max(wanted, 0) // plan.page_bytes
-    if asked is not None and wanted > left:
-        raise ValueError(f"the KV cache asked for takes {show_bytes(wanted)}, but {_left_over(plan)}; ask for less")
-    if asked is None and plan.kv_cache < one_request:
-        raise ValueError(
-            f"one request of max_model_len={config.max_model_len} tokens needs {show_bytes(one_request)} of KV cache, "
-            f"but {_left_over(plan)}; lower max_model_len or max_num_batched_tokens, or raise gpu_memory_utilization"
-        )
-    if plan.num_pages < 1:
-        raise ValueError(
-            f"the KV cache asked for takes {wanted} bytes, but one page takes {plan.page_bytes}; ask for more"
-        )
+    plan = most_that_fits(config, model_config, model, dtype, memory)
+    if measure is not None:
+        measured = measure()
+        plan.activations = max(measured.in_torch - plan.weights, 0)
+        plan.outside, plan.graphs, plan.how = measured.outside, measured.graphs, "measured in a trial step"
+    plan.num_pages = max(_wanted(config, plan, memory), 0) // plan.page_bytes
+    _refuse_too_little(config, plan)
     probe.on and probe("memory.plan", memory=plan, config=config)
     return plan
 
 
+def refuse_the_impossible(
+    config: EngineConfig, model_config: ModelConfig, model: nn.Module, dtype: torch.dtype, memory: DeviceMemory
+) -> None:
+    """Before the weights of a model that is built, on no memory yet, are read: ValueError if they, and the least that
+    is needed beside them, cannot fit. Where the step will be measured, nothing is said against it yet."""
+    plan = most_that_fits(config, model_config, model, dtype, memory)
+    if plan.limit > memory.free:
+        most = floor(memory.free / memory.total * 100) / 100
+        raise ValueError(
+            f"gpu_memory_utilization={config.gpu_memory_utilization} means {show_bytes(plan.limit)} of the "
+            f"{show_bytes(memory.total)} that {memory.device} has, but only {show_bytes(memory.free)} are free; end "
+            f"what holds the rest, or lower gpu_memory_utilization to at most {most}"
+        )
+    if measures(config, memory):
+        plan.activations = 0
+    plan.num_pages = max(_wanted(config, plan, memory), 0) // plan.page_bytes
+    _refuse_too_little(config, plan)
+
+
+def measures(config: EngineConfig, memory: DeviceMemory) -> bool:
+    """Whether a trial step decides: on a GPU, unless the size of the cache is asked for."""
+    return memory.device.type == "cuda" and asked_bytes(config, 1) is None
+
+
 def most_that_fits(
-    config: EngineConfig, model_config: ModelConfig, model: nn.Module, dtype: torch.dtype, free: int
+    config: EngineConfig, model_config: ModelConfig, model: nn.Module, dtype: torch.dtype, memory: DeviceMemory
 ) -> MemoryPlan:
-    """What is needed, and as many pages as what is left of ``free`` bytes holds; maybe none."""
+    """What is needed, by formula, and as many pages as what is left holds; maybe none."""
     assert isinstance(config.page_size, int)
+    cpu = memory.device.type == "cpu"
     weights = weight_bytes(model)
-    activations = activation_bytes(config, model_config, model, dtype)
+    activations = activation_bytes(config, model_config, model, dtype, gathers=cpu)
     page_bytes = config.page_size * model_config.kv_bytes_per_token(dtype.itemsize)
-    limit = int(free * config.gpu_memory_utilization)
-    why = f"what gpu_memory_utilization={config.gpu_memory_utilization} leaves"
-    plan = MemoryPlan(free, limit, weights, activations, page_bytes, config.page_size, 0, why)
+    share = config.gpu_memory_utilization
+    limit, why = (floor if cpu else ceil)(memory.total * share), f"what gpu_memory_utilization={share} leaves"
+    if not cpu and asked_bytes(config, 1) is not None:
+        limit = memory.free  # whoever says how large the cache is has said how much to take (as in vLLM)
+    plan = MemoryPlan(memory.free, limit, weights, activations, page_bytes, config.page_size, 0, why)
     plan.num_pages = max(plan.left, 0) // page_bytes
     return plan
 
 
-def weight_bytes(model: nn.Module) -> int:
-    """Bytes of all parameters; a table that the embedding and a packed head share is there in both layouts."""
-    head = getattr(model, "lm_head", None)
-    twice = isinstance(head, LMHead) and head.keeps_weight and isinstance(head.format, PackedDenseFormat)
-    return sum(p.nbytes for p in model.parameters()) + (head.weight.nbytes if twice and head else 0)
-
-
-def activation_bytes(config: EngineConfig, model_config: ModelConfig, model: nn.Module, dtype: torch.dtype) -> int:
-    """The most that one step holds beside weights and cache: a layer's widest moment, a gathered context, logits."""
-    c = model_config
-    tokens = config.max_num_batched_tokens
-    heads = (c.num_attention_heads + 2 * c.num_key_value_heads) * c.head_dim
-    experts = (module.numbers_per_token for module in model.modules() if isinstance(module, MixtureOfExperts))
-    widest = max(heads + c.num_attention_heads * c.head_dim, 3 * c.intermediate_size, *experts)
-    layer = (
-        tokens * (3 * c.hidden_size + widest) * dtype.itemsize
-    )  # the residual stream, its normalised copy, the output
-    gathered = 2 * (config.max_model_len or 0) * c.num_key_value_heads * c.head_dim * dtype.itemsize
-    rows = min(config.max_num_seqs, tokens)
-    return layer + gathered + 2 * rows * c.vocab_size * 4  # logits and probabilities, float32
-
-
-def free_bytes(device: torch.device) -> int:
-    """Memory that can still be had on the device."""
-    return torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else psutil.virtual_memory().available
-
-
-def _asked_bytes(config: EngineConfig, page_bytes: int) -> tuple[int, str] | None:
+def asked_bytes(config: EngineConfig, page_bytes: int) -> tuple[int, str] | None:
+    """What the user says that the cache takes, and how; None if that is for us to find out."""
     if config.num_pages is not None:
         return config.num_pages * page_bytes, f"num_pages={config.num_pages}"
     if config.max_cached_tokens is not None:
         assert isinstance(config.page_size, int)
-        return pages_for(
-            config.max_cached_tokens, config.page_size
-        ) * page_bytes, f"max_cached_tokens={config.max_cached_tokens}"
+        pages = pages_for(config.max_cached_tokens, config.page_size)
+        return pages * page_bytes, f"max_cached_tokens={config.max_cached_tokens}"
     if config.kv_cache_memory_bytes is not None:
         return config.kv_cache_memory_bytes, f"kv_cache_memory_bytes={config.kv_cache_memory_bytes}"
     return None
 
 
+def _wanted(config: EngineConfig, plan: MemoryPlan, memory: DeviceMemory) -> int:
+    """Bytes for the cache: what is asked for, or a default; the plan is told why."""
+    asked = asked_bytes(config, plan.page_bytes)
+    if asked is not None:
+        wanted, plan.why = asked
+        return wanted
+    if memory.device.type != "cpu":
+        return plan.left
+    plan.why = f"{CPU_CACHE / 2**30:.0f} GiB or one longest request, a CPU's default"
+    return min(max(CPU_CACHE, _one_request(config, plan)), plan.left)
+
+
+def _refuse_too_little(config: EngineConfig, plan: MemoryPlan) -> None:
+    """ValueError if not even the weights fit, or the cache asked for, or one longest request, or a single page."""
+    if plan.weights > plan.limit:
+        raise ValueError(
+            f"the weights take {show_bytes(plan.weights)}, but of {show_bytes(plan.free)} free memory only "
+            f"{show_bytes(plan.limit)} may be used; use a smaller model or dtype, or raise gpu_memory_utilization"
+        )
+    asked, one_request = asked_bytes(config, plan.page_bytes), _one_request(config, plan)
+    if asked is not None and asked[0] > plan.left:
+        raise ValueError(
+            f"the KV cache asked for takes {show_bytes(asked[0])}, but {_left_over(plan)}; ask for less, or {LOWER}"
+        )
+    if asked is None and plan.kv_cache < one_request:
+        raise ValueError(
+            f"one request of max_model_len={config.max_model_len} tokens needs {show_bytes(one_request)} of KV cache, "
+            f"but {_left_over(plan)}; {LOWER}, or raise gpu_memory_utilization"
+        )
+    if plan.num_pages < 1:
+        raise ValueError(
+            f"the KV cache asked for takes {asked and asked[0]} bytes, but one page takes {plan.page_bytes}; ask for "
+            "more"
+        )
+
+
+def _one_request(config: EngineConfig, plan: MemoryPlan) -> int:
+    assert config.max_model_len is not None
+    return pages_for(config.max_model_len, plan.page_size) * plan.page_bytes
+
+
 def _left_over(plan: MemoryPlan) -> str:
-    weights, step, left = show_bytes(plan.weights), show_bytes(plan.activations), show_bytes(max(plan.left, 0))
+    weights, left = show_bytes(plan.weights), show_bytes(max(plan.left, 0))
+    beside = f" and the largest step {show_bytes(plan.activations)}" if plan.activations else ""
+    beside += f", CUDA beside torch {show_bytes(plan.outside)}" if plan.outside else ""
+    beside += f", CUDA graphs {show_bytes(plan.graphs)}" if plan.graphs else ""
     return (
-        f"of {show_bytes(plan.free)} free memory {show_bytes(plan.limit)} may be used; weights take {weights} and the "
-        f"largest step {step}, which leaves {left}"
+        f"of {show_bytes(plan.free)} free memory {show_bytes(plan.limit)} may be used; weights take {weights}{beside}, "
+        f"which leaves {left}"
     )
-
-
-def show_bytes(count: int) -> str:
-    """A size for people: ``1.11 GiB``, ``64.0 KiB``."""
-    if abs(count) >= 2**27:
-        return f"{count / 2**30:.2f} GiB"
-    return f"{count / 2**20:.1f} MiB" if abs(count) >= 2**20 else f"{count / 2**10:.1f} KiB"

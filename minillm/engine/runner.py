@@ -13,7 +13,7 @@ from minillm.attention.batch import ForwardBatch
 from minillm.config import EngineConfig
 from minillm.debug.probes import probe
 from minillm.engine.logprobs import AskedLogprobs, TopLogprobs
-from minillm.engine.sampler import sample
+from minillm.engine.parts import sample_in_parts
 from minillm.engine.sampling_state import DRAWS, SamplingState
 from minillm.kvcache.pages import pages_for
 from minillm.kvcache.storage import KVCache
@@ -72,11 +72,17 @@ class ModelRunner:
     """Executes plans. What it knows of a request lies in arrays, at the request's seat; only what is new is written."""
 
     def __init__(
-        self, config: EngineConfig, model: nn.Module, kv_cache: KVCache, backend: AttentionBackend, device: torch.device
+        self,
+        config: EngineConfig,
+        model: nn.Module,
+        kv_cache: KVCache,
+        backend: AttentionBackend,
+        device: torch.device,
+        seats: int | None = None,
     ) -> None:
         assert config.max_model_len is not None
         self.model, self.kv_cache, self.backend, self.device = model, kv_cache, backend, device
-        seats = min(config.max_num_seqs, kv_cache.num_pages)  # as the scheduler has them
+        seats = seats or min(config.max_num_seqs, kv_cache.num_pages)  # as the scheduler has them
         self.page_table = np.zeros((seats, pages_for(config.max_model_len, kv_cache.page_size)), dtype=np.int64)
         self.sampling = SamplingState(seats, model.config.vocab_size, device)  # type: ignore[union-attr, arg-type]
         # What was sampled last, by seat, and one more seat that is nobody's.
@@ -132,6 +138,7 @@ class ModelRunner:
         probe.on and probe("batch.build", plan=plan, batch=batch, rows=rows)
         batch.plan = self.backend.prepare(batch)
         hidden = self.model(batch.input_ids, batch.positions, batch)  # [T, hidden]
+        batch.plan = None  # copies and masks, whose memory the sampler can have
         launched = Launched(plan)
         if self.sampling.prompts:
             launched.prompt_logprobs = self.sampling.prompt_logprobs(rows, hidden, self.model.compute_logits)  # type: ignore[arg-type]
@@ -174,7 +181,7 @@ class ModelRunner:
             tokens = sample_rows(logits, *map(self._tensor, arrays))
         else:
             logits = logits.float()  # [R, V]
-            tokens = sample(logits, settings)
+            tokens = sample_in_parts(logits, settings)
         self.last_tokens[self._tensor(seats)] = tokens
         if settings is not None and settings.edits is not None:
             settings.edits.record(tokens)

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from minillm.debug.probes import probe
 
-PART = 2**23  # numbers, 32 MiB: more logits than these are edited piece by piece
+PART = 2**23  # numbers, 32 MiB: more logits than these are worked on piece by piece
 
 if TYPE_CHECKING:
     from minillm.engine.edits import Edits
@@ -65,9 +65,9 @@ def sample(logits: Tensor, settings: SamplingBatch | None) -> Tensor:
 
 
 def parts_of(rows: int, V: int) -> list[slice]:
-    """The rows of ``[rows, V]``, cut where they are many, so that the memory that it takes to edit them has a bound.
+    """The rows of ``[rows, V]``, cut where they are many, so that the memory that it takes to work on them has a bound.
     Probes show them uncut."""
-    size = rows if probe.on else max(PART // V, 1)
+    size = max(rows if probe.on else PART // V, 1)
     return [slice(start, start + size) for start in range(0, rows, size)]
 
 

@@ -74,6 +74,11 @@ class SamplingState:
                     control.join(seat, joining)
         self.asks[seat] = wanted | DRAWS * (not params.greedy) | LOGPROBS * (params.logprobs is not None)
 
+    def reserve(self) -> None:
+        """Take the memory now that it takes when every seat asks for everything."""
+        for control in self.controls.values():
+            control.seats.reserve()
+
     def _count(self, wanted: int) -> int:
         return self.vocab_size if wanted == -1 else wanted
 

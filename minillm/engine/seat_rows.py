@@ -39,6 +39,10 @@ class SeatRows:
             self.free.append(int(self.row_of[seat]))
             self.row_of[seat] = -1
 
+    def reserve(self) -> None:
+        """Make a row for every seat."""
+        self._grow(len(self.row_of))
+
     def _grow(self, rows: int) -> None:
         rows = min(rows, len(self.row_of))
         self.free.extend(reversed(range(len(self), rows)))

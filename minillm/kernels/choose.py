@@ -27,5 +27,6 @@ def choose_kernels(name: str, device: torch.device, dtype: torch.dtype) -> Torch
             )
         reason = f"compiled for this {device.type}" if faster else f"no faster ones for {dtype} on this {device.type}"
     kernels = faster or TorchKernels()
+    kernels.reason = reason
     probe.on and probe("kernels.choose", kernels=kernels, device=device, reason=reason)
     return kernels

@@ -26,6 +26,7 @@ class TorchKernels:
     """The interface, and its implementation in torch."""
 
     name = "torch"
+    reason = ""  # why these were chosen, in words
 
     def rms_norm(self, x: Tensor, weight: Tensor, eps: float, add: Tensor | None = None) -> Tensor:
         """``x [T, hidden] / sqrt(mean(x^2) + eps) * weight``; ``add [T, hidden]`` is added to ``x`` first, in place."""

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from minillm.config import ModelConfig
+from minillm.model_config import ModelConfig
 
 
 class KVCache:

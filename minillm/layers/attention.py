@@ -3,11 +3,11 @@
 from torch import Tensor, nn
 
 from minillm.attention.batch import ForwardBatch
-from minillm.config import ModelConfig
 from minillm.debug.probes import probe
 from minillm.layers.build import LayerBuild
 from minillm.layers.linear import QKVParallelLinear, RowParallelLinear
 from minillm.layers.norm import make_norm
+from minillm.model_config import ModelConfig
 
 
 class Attention(nn.Module):

@@ -7,8 +7,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from minillm.config import ModelConfig
 from minillm.layers.build import LayerBuild
+from minillm.model_config import ModelConfig
 
 
 class RMSNorm(nn.Module):

@@ -11,7 +11,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from minillm.config import ModelConfig, RopeConfig
+from minillm.model_config import ModelConfig, RopeConfig
 
 # A type: (rope, D, max_position_embeddings) -> inv_freq [D / 2], and a factor on cos and sin.
 RopeType = Callable[[RopeConfig, int, int], tuple[Tensor, float]]

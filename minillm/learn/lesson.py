@@ -21,6 +21,7 @@ Item = TypeVar("Item")
 
 # What the lesson of that number turns on stays off before it.
 OFF_UNTIL: dict[int, dict[str, Any]] = {6: {"prefix_cache": "none"}, 10: {"async_scheduling": False}}
+GPU_SHARE = 0.25  # of its memory, for each engine: some lessons hold three of them
 
 
 class Lesson:
@@ -85,18 +86,21 @@ class Lesson:
         given = {name: value for name, value in settings.items() if value is not None}
         shown = ", ".join([repr(self.options.model), *(f"{name}={value!r}" for name, value in given.items())])
         self.console.print(Text(f"LLM({shown})", style="title"))
-        return LLM(self.options.model, **self._off(), **given)
+        return LLM(self.options.model, **{**self._defaults(), **given})
 
     def quiet_llm(self, **settings: Any) -> Any:
         """The same without saying so: for a comparison on the side."""
         from minillm import LLM
 
-        return LLM(self.options.model, **self._off(), **settings)
+        return LLM(self.options.model, **{**self._defaults(), **settings})
 
-    def _off(self) -> dict[str, Any]:
-        """Settings that keep off what later lessons turn on."""
+    def _defaults(self) -> dict[str, Any]:
+        """Settings that keep off what later lessons turn on; and a part of the GPU, for lessons compare engines."""
+        import torch
+
         later = [settings for number, settings in OFF_UNTIL.items() if number > self.number]
-        return {name: value for settings in later for name, value in settings.items()}
+        share = {"gpu_memory_utilization": GPU_SHARE} if torch.cuda.is_available() else {}
+        return share | {name: value for settings in later for name, value in settings.items()}
 
     def part(self, title: str) -> None:
         """Begin the next part. With --step, wait for Enter first."""

@@ -12,8 +12,8 @@ from typing import Any
 
 import torch
 
-from minillm.config import ModelConfig
 from minillm.hub import resolve_model
+from minillm.model_config import ModelConfig
 from minillm.models import registry
 from minillm.tokenizer import Tokenizer
 

@@ -8,12 +8,12 @@ import torch
 from torch import Tensor, nn
 
 from minillm.attention.batch import ForwardBatch
-from minillm.config import ModelConfig
 from minillm.debug.probes import probe
 from minillm.layers.attention import Attention, NormedAttention
 from minillm.layers.build import LayerBuild
 from minillm.layers.norm import make_norm
 from minillm.layers.rotary import RotaryEmbedding
+from minillm.model_config import ModelConfig
 from minillm.models.llama import LlamaForCausalLM, LlamaLayer
 from minillm.models.registry import register
 

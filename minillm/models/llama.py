@@ -7,7 +7,6 @@ import torch
 from torch import Tensor, nn
 
 from minillm.attention.batch import ForwardBatch
-from minillm.config import ModelConfig
 from minillm.debug.probes import probe
 from minillm.layers.activation import GatedActivation
 from minillm.layers.attention import Attention
@@ -16,6 +15,7 @@ from minillm.layers.embedding import Embedding, LMHead
 from minillm.layers.linear import ColumnParallelLinear, RowParallelLinear
 from minillm.layers.norm import make_norm
 from minillm.layers.rotary import RotaryEmbedding
+from minillm.model_config import ModelConfig
 from minillm.models.registry import register
 
 

@@ -9,11 +9,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from minillm.attention.batch import ForwardBatch
-from minillm.config import ModelConfig
 from minillm.layers.activation import Activation
 from minillm.layers.attention import Attention
 from minillm.layers.build import LayerBuild
 from minillm.layers.linear import ColumnParallelLinear, RowParallelLinear
+from minillm.model_config import ModelConfig
 from minillm.models.llama import LlamaForCausalLM, LlamaLayer
 from minillm.models.registry import register
 

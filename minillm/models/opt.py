@@ -10,7 +10,6 @@ import torch
 from torch import Tensor, nn
 
 from minillm.attention.batch import ForwardBatch
-from minillm.config import ModelConfig
 from minillm.debug.probes import probe
 from minillm.layers.activation import Activation
 from minillm.layers.attention import Attention
@@ -18,6 +17,7 @@ from minillm.layers.build import LayerBuild
 from minillm.layers.embedding import Embedding, LMHead
 from minillm.layers.linear import ColumnParallelLinear, RowParallelLinear
 from minillm.layers.norm import LayerNorm
+from minillm.model_config import ModelConfig
 from minillm.models.registry import register
 from minillm.parallel.group import SINGLE
 

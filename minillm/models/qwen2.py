@@ -2,9 +2,9 @@
 
 from torch import nn
 
-from minillm.config import ModelConfig
 from minillm.layers.attention import Attention
 from minillm.layers.build import LayerBuild
+from minillm.model_config import ModelConfig
 from minillm.models.llama import LlamaForCausalLM, LlamaLayer
 from minillm.models.registry import register
 

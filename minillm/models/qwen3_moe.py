@@ -2,9 +2,9 @@
 
 from torch import nn
 
-from minillm.config import ModelConfig
 from minillm.layers.build import LayerBuild
 from minillm.layers.moe import MixtureOfExperts, MoeShape
+from minillm.model_config import ModelConfig
 from minillm.models.llama import LlamaForCausalLM
 from minillm.models.qwen3 import Qwen3Layer
 from minillm.models.registry import register

@@ -5,7 +5,7 @@ from importlib import import_module
 
 from torch import nn
 
-from minillm.config import ModelConfig
+from minillm.model_config import ModelConfig
 
 _HOMES = (
     "minillm.models.gemma3",

@@ -245,8 +245,8 @@ class Scheduler:
         plan.preempted.append(request.id)
 
     def _requeue(self, request: Request) -> None:
-        """Back to the front of the queue, with nothing computed."""
-        request.state, request.num_computed = RequestState.WAITING, 0
+        """Back to the front of the queue."""
+        request.state = RequestState.WAITING
         self.waiting.appendleft(request)
 
     def _look_up(self, request: Request) -> None:
@@ -330,7 +330,7 @@ class Scheduler:
         request.seat, request.last_on_device = -1, False
 
     def _give_back(self, request: Request) -> None:
-        """Let go of the request's pages and its place in the prefix cache."""
+        """Let go of the request's pages and its place in the prefix cache: without pages, nothing is computed."""
         self.cache.unlock(request.node)
         self.pool.free(request.pages)
-        request.pages, request.node, request.num_shareable = [], None, 0
+        request.pages, request.node, request.num_shareable, request.num_computed = [], None, 0, 0

@@ -12,9 +12,9 @@ from torch import Tensor
 
 from minillm.attention.backend import AttentionBackend, choose_backend
 from minillm.attention.batch import ForwardBatch
-from minillm.config import ModelConfig
 from minillm.kernels.torch_kernels import TorchKernels
 from minillm.kvcache.storage import KVCache
+from minillm.model_config import ModelConfig
 
 
 def dense(q: Tensor, k: Tensor, v: Tensor, scale: float, window: int | None = None) -> Tensor:

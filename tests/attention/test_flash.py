@@ -17,10 +17,11 @@ from minillm.attention import flash
 from minillm.attention.backend import AttentionBackend, choose_backend
 from minillm.attention.batch import ForwardBatch
 from minillm.attention.flash import FlashAttention, FlashAttention3, choose_flash, unfit
-from minillm.config import EngineConfig, ModelConfig
+from minillm.config import EngineConfig
 from minillm.debug.probes import listen
 from minillm.kernels.torch_kernels import TorchKernels
 from minillm.kvcache.storage import KVCache
+from minillm.model_config import ModelConfig
 
 CPU = torch.device("cpu")
 PLAIN = {"kernels": "torch", "attention_backend": "reference"}

@@ -18,7 +18,8 @@ from minillm.bench.settings import engine_settings
 from minillm.bench.shapes import SHAPES, model_settings
 from minillm.bench.throughput import measure, measure_beside, spread
 from minillm.bench.traffic import TRAFFIC, Traffic, traffic
-from minillm.config import EngineConfig, ModelConfig
+from minillm.config import EngineConfig
+from minillm.model_config import ModelConfig
 
 
 def test_mixed256_is_the_benchmark_that_others_ran() -> None:

@@ -7,8 +7,8 @@ from torch import Tensor
 
 from minillm.attention.batch import ForwardBatch
 from minillm.attention.reference import ReferenceAttention
-from minillm.config import ModelConfig
 from minillm.kvcache.storage import KVCache
+from minillm.model_config import ModelConfig
 
 
 def dense(q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:

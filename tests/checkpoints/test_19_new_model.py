@@ -14,10 +14,10 @@ from torch import Tensor
 from transformers.activations import ACT2FN
 from transformers.models.nanochat.modeling_nanochat import apply_rotary_pos_emb
 
-from minillm.config import ModelConfig
 from minillm.kernels import torch_kernels
 from minillm.kernels.torch_kernels import ACTIVATIONS, TorchKernels
 from minillm.layers.build import LayerBuild
+from minillm.model_config import ModelConfig
 from minillm.models import weights
 from minillm.models.nanochat import NanoChatForCausalLM
 from minillm.models.weights import build_model

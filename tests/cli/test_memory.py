@@ -11,8 +11,9 @@ from tiny_moe import make_moe
 from transformers import LlamaForCausalLM
 
 from minillm.cli.options import parse_bytes
-from minillm.config import EngineConfig, ModelConfig
-from minillm.engine.memory import show_bytes
+from minillm.config import EngineConfig
+from minillm.engine.device import show_bytes
+from minillm.model_config import ModelConfig
 
 Run = Callable[..., Any]
 

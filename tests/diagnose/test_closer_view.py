@@ -9,7 +9,6 @@ import torch
 from rich.console import RenderableType
 from tiny import make_model
 
-from minillm.config import ModelConfig
 from minillm.debug.views.theme import make_console
 from minillm.diagnose.closer_view import activation_points, between, turned_pairs
 from minillm.diagnose.compare import Comparison, compare
@@ -17,6 +16,7 @@ from minillm.diagnose.compare_view import draw_brief
 from minillm.layers.activation import Activation
 from minillm.layers.build import LayerBuild
 from minillm.learn.variant import ARCHITECTURE, forgotten
+from minillm.model_config import ModelConfig
 from minillm.models import registry
 from minillm.models.llama import LlamaForCausalLM
 from minillm.models.nanochat import NanoChatForCausalLM

@@ -18,7 +18,6 @@ from tiny import ARCHITECTURES, Oracle, edit_json, make_llama, make_model
 from torch import Tensor
 from transformers import OPTConfig, OPTForCausalLM
 
-from minillm.config import ModelConfig
 from minillm.debug.catalogue import catalogue, locations
 from minillm.debug.views.theme import make_console
 from minillm.diagnose.compare import Comparison, compare
@@ -28,6 +27,7 @@ from minillm.diagnose.huggingface import observe_huggingface
 from minillm.diagnose.places import Observation, Place, norm_paths, place_of, rows_of
 from minillm.diagnose.stopping import condition_for, probe_for, stop_at_first
 from minillm.layers.build import LayerBuild
+from minillm.model_config import ModelConfig
 from minillm.models import registry
 from minillm.models.llama import LlamaForCausalLM
 from minillm.tokenizer import Tokenizer

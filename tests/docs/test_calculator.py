@@ -10,9 +10,11 @@ import torch
 from docs.browser import Browser
 
 from minillm.cli.memory import longest, met_by_a_token, verdict
-from minillm.config import EngineConfig, ModelConfig
-from minillm.engine.memory import most_that_fits, show_bytes
+from minillm.config import EngineConfig
+from minillm.engine.device import DeviceMemory, show_bytes
+from minillm.engine.memory import most_that_fits
 from minillm.layers.build import LayerBuild
+from minillm.model_config import ModelConfig
 from minillm.models.weights import build_model
 
 SCRIPT = Path(__file__).resolve().parents[2] / "docs" / "js" / "calculator.js"
@@ -111,7 +113,8 @@ def test_it_agrees_with_the_engine(form: Browser, case: dict[str, Any]) -> None:
     )
     model_config, dtype = as_config(fields), getattr(torch, fields["dtype"])
     model = build_model(model_config, LayerBuild(dtype))
-    plan = most_that_fits(config, model_config, model, dtype, int(float(fields["memory"]) * 2**30))
+    size = int(float(fields["memory"]) * 2**30)
+    plan = most_that_fits(config, model_config, model, dtype, DeviceMemory(torch.device("cuda"), size, size))
     said = met_by_a_token(model, sum(p.numel() for p in model.parameters()))
     met = {"met": said[0][-1]} if said else {}
     assert shown["rows"] | {"usual": ""} == {

@@ -161,9 +161,9 @@ def test_impossible_settings_are_refused_before_anything_is_loaded(settings: dic
         ({"max_cached_tokens": 10**15}, r"the KV cache asked for takes .*; ask for less"),
         ({"kv_cache_memory_bytes": 5}, r"takes 5 bytes, but one page takes 12288; ask for more"),
         ({"page_size": 10**12}, r"one request of max_model_len=256 tokens needs .* GiB of KV cache"),
-        ({"gpu_memory_utilization": 1e-12}, r"one request of max_model_len=256 .* raise gpu_memory_utilization"),
-        ({"max_num_batched_tokens": 10**12},
-         r"the largest step .* GiB, .*lower max_model_len or max_num_batched_tokens"),
+        ({"gpu_memory_utilization": 1e-12}, r"the weights take .* KiB, but of .* smaller .*raise gpu_memory_util"),
+        ({"max_num_batched_tokens": 10**12, "max_num_seqs": 10**9},
+         r"the largest step .* GiB, .*lower max_model_len, max_num_batched_tokens or max_num_seqs"),
         ({"max_model_len": 257}, r"max_model_len is 257, but the model was made for at most 256 positions"),
         ({"reuse_kv": False, "max_num_batched_tokens": 255},
          r"max_num_batched_tokens is 255, .*max_model_len=256 tokens"),
@@ -255,3 +255,57 @@ def test_a_config_that_asks_for_what_is_not_known(tmp_path: Path, changes: dict[
     edit_json(tmp_path / "config.json", **changes)
     with pytest.raises(ValueError, match=says):
         make_engine(tmp_path)
+
+
+def test_kernels_that_fail_on_a_card_are_replaced_and_the_choices_say_why(
+    oracle: Oracle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A compiler that cannot do this card: said as a warning, and wherever the engine's choices are shown."""
+    import torch
+
+    from minillm.kernels.choose import choose_kernels
+    from minillm.kernels.triton_load import failed
+
+    def old_card(device: torch.device, dtype: torch.dtype) -> tuple[None, str]:
+        return None, failed("kernels", RuntimeError("ptxas fatal: sm_37 is not supported\nand more"))
+
+    monkeypatch.setattr("minillm.kernels.triton_load.load", old_card)
+    with pytest.warns(UserWarning, match=r"failed on this machine: .*sm_37.*; torch does their work, which is slower"):
+        kernels = choose_kernels("auto", torch.device("cuda"), torch.float16)
+    assert kernels.name == "torch" and "sm_37" in kernels.reason
+    engine = make_engine(oracle.folder)
+    assert engine.choices["kernels"].startswith(engine.kernels.name + ": ")
+    assert engine.choices["CUDA graphs"].startswith("none: there are no CUDA graphs on a cpu") or engine.runner.graphs
+    assert "num_pages=64" in engine.choices["memory"]
+    with (
+        pytest.warns(UserWarning),
+        pytest.raises(ValueError, match=r"kernels is 'triton', but .*sm_37.*kernels='auto'"),
+    ):
+        choose_kernels("triton", torch.device("cuda"), torch.float16)
+
+
+@pytest.mark.gpu
+def test_a_cuda_device_that_there_is_not(oracle: Oracle) -> None:
+    with pytest.raises(ValueError, match=r"device is 'cuda:99', but torch sees \d+ CUDA devices here, cuda:0 to cuda:"):
+        make_engine(oracle.folder, device="cuda:99")
+
+
+@pytest.mark.gpu
+def test_a_head_that_the_gpus_kernels_cannot_take(tmp_path: Path) -> None:
+    """Asked for by name it is refused; otherwise the reference takes over, and the choices say why."""
+    make_llama(tmp_path, head_dim=288)
+    with pytest.raises(ValueError, match=r"attention_backend is 'triton', but .* heads have 288 numbers.*'reference'"):
+        make_engine(tmp_path, device="cuda", attention_backend="triton")
+    engine = make_engine(tmp_path, device="cuda")
+    assert engine.choices["attention_backend"].startswith("reference: the model's heads have 288 numbers")
+    assert engine.choices["CUDA graphs"].startswith("none: attention_backend 'reference'")
+    run_jobs(engine, [Job((5, 6, 7), 5)])
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("page_size", [1, 3, 48, 256])
+def test_pages_of_any_size_on_a_gpu(oracle: Oracle, page_size: int) -> None:
+    plain = make_engine(oracle.folder, device="cpu", dtype="float32")
+    engine = make_engine(oracle.folder, device="cuda", dtype="float32", page_size=page_size, num_pages=300)
+    job = Job(tuple(range(10, 70)), 20)
+    assert run_jobs(engine, [job]).tokens(0) == run_jobs(plain, [job]).tokens(0)

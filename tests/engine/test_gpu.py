@@ -154,8 +154,8 @@ def test_attention_of_real_sizes(dtype: torch.dtype, H: int, Hkv: int, D: int) -
     """Long contexts in many splits, many requests, prompts over pages: against dense attention in float64."""
     from minillm.attention.batch import ForwardBatch
     from minillm.attention.triton import TritonAttention
-    from minillm.config import ModelConfig
     from minillm.kvcache.storage import KVCache
+    from minillm.model_config import ModelConfig
 
     device, S = torch.device("cuda"), 16
     lengths = [(9000, 1), (1, 1), (333, 1), (64, 1), (700, 700), (1500, 300), (40, 2)]

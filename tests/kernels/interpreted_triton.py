@@ -15,7 +15,6 @@ from workload import Job, make_engine, run_jobs
 from minillm.attention import triton as attention
 from minillm.attention.backend import choose_backend
 from minillm.attention.batch import ForwardBatch
-from minillm.config import ModelConfig
 from minillm.debug.catalogue import catalogue, locations
 from minillm.debug.probes import listen
 from minillm.kernels import triton_attention, triton_kernels, triton_load, triton_rows
@@ -23,6 +22,7 @@ from minillm.kernels.choose import choose_kernels
 from minillm.kernels.torch_attention import paged_decode
 from minillm.kernels.torch_kernels import ACTIVATIONS
 from minillm.kvcache.storage import KVCache
+from minillm.model_config import ModelConfig
 
 CPU = torch.device("cpu")
 kernels, _ = triton_load.load(CPU, torch.float32)

@@ -10,10 +10,10 @@ import torch
 
 from minillm.attention.backend import choose_backend
 from minillm.attention.batch import ForwardBatch
-from minillm.config import ModelConfig
 from minillm.kernels.torch_attention import paged_decode
 from minillm.kernels.torch_kernels import TorchKernels
 from minillm.kvcache.storage import KVCache
+from minillm.model_config import ModelConfig
 
 pytestmark = pytest.mark.gpu
 

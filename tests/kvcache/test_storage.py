@@ -9,8 +9,8 @@ from tiny import LLAMA
 
 from minillm.attention.batch import ForwardBatch
 from minillm.attention.reference import ReferenceAttention, gather_kv
-from minillm.config import ModelConfig
 from minillm.kvcache.storage import KVCache
+from minillm.model_config import ModelConfig
 
 CONFIG = ModelConfig.from_dict(LLAMA)
 

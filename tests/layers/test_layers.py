@@ -11,13 +11,13 @@ from transformers.models.gemma3.modeling_gemma3 import Gemma3RMSNorm
 from transformers.models.llama.modeling_llama import LlamaRMSNorm, LlamaRotaryEmbedding, apply_rotary_pos_emb
 from transformers.models.phi3.modeling_phi3 import Phi3RotaryEmbedding
 
-from minillm.config import ModelConfig
 from minillm.kernels.torch_kernels import TorchKernels
 from minillm.layers.activation import GatedActivation
 from minillm.layers.build import LayerBuild
 from minillm.layers.embedding import Embedding, LMHead
 from minillm.layers.norm import LayerNorm, RMSNorm, make_norm
 from minillm.layers.rotary import ROPE_TYPES, RotaryEmbedding
+from minillm.model_config import ModelConfig
 
 every_kernel = pytest.mark.parametrize("kernels", all_kernels(), ids=lambda kernels: kernels.name)
 CPU = torch.device("cpu")

@@ -116,7 +116,7 @@ def test_functions_that_are_not_chosen_are_the_engines(my: Path) -> None:
     """1.5 calls keep_top, which is 1.4, and a stub in the same file."""
     import torch
 
-    from minillm.engine import runner, sampler
+    from minillm.engine import parts, sampler
 
     one = task("1.5")
     write("01", exercise(lesson_tasks("01"), {"1.5": definition(one)}))
@@ -124,10 +124,10 @@ def test_functions_that_are_not_chosen_are_the_engines(my: Path) -> None:
     settings = sampler.SamplingBatch(*(torch.ones(1, dtype=torch.int64) for _ in range(5)), True)
     right = sampler.sample(logits, settings)
     with mine([one]):
-        assert runner.sample is sampler.sample and runner.sample.__code__.co_filename == str(my / "ex01.py")
-        assert torch.equal(runner.sample(logits, settings), right)
+        assert parts.sample is sampler.sample and parts.sample.__code__.co_filename == str(my / "ex01.py")
+        assert torch.equal(parts.sample(logits, settings), right)
     with mine(lesson_tasks("01")), pytest.raises(Todo) as raised:
-        runner.sample(logits, settings)
+        parts.sample(logits, settings)
     assert raised.value.task == "1.4"
 
 

@@ -48,8 +48,8 @@ def test_what_is_refused_names_the_field(tmp_path: Path) -> None:
 
 
 def test_the_hooks_of_the_table_are_there() -> None:
-    from minillm.config import ModelConfig
     from minillm.layers.attention import Attention
+    from minillm.model_config import ModelConfig
 
     classes = {c.__name__: c for c in (LlamaForCausalLM, LlamaLayer, Attention, ModelConfig)}
     named = re.findall(r"`(LlamaForCausalLM|LlamaLayer|Attention|ModelConfig)\.(\w+)`", PAGE)

@@ -9,7 +9,7 @@ from tiny import ARCHITECTURES, edit_json, hf_greedy, make_model
 from transformers import AutoConfig
 from workload import Job, make_engine, run_jobs
 
-from minillm.config import ModelConfig
+from minillm.model_config import ModelConfig
 
 SWITCHED_ON = {"use_sliding_window": True, "sliding_window": 9, "max_window_layers": 1}
 DENSE = [kind for kind in ARCHITECTURES if "moe" not in kind and kind != "mixtral"]

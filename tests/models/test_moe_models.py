@@ -13,10 +13,11 @@ from tiny_moe import change, make_moe, stack_experts, write_v4_moe_config
 from transformers import AutoModelForCausalLM
 from workload import make_engine
 
-from minillm.config import EngineConfig, ModelConfig
-from minillm.engine.memory import activation_bytes, weight_bytes
+from minillm.config import EngineConfig
+from minillm.engine.estimate import activation_bytes, weight_bytes
 from minillm.layers.build import LayerBuild
 from minillm.layers.moe import MixtureOfExperts
+from minillm.model_config import ModelConfig
 from minillm.models.weights import build_model, checkpoint_targets
 
 MIXTRAL: dict[str, dict[str, Any]] = {
@@ -225,13 +226,16 @@ def test_the_memory_plan_counts_every_expert(kind: str, plain: dict[str, tuple[P
     config = ModelConfig.from_folder(folder)
     model = build_model(config, LayerBuild())
     assert weight_bytes(model) == hf.num_parameters() * 4 == sum(p.nbytes for p in hf.parameters())
-    engine_config = EngineConfig(max_num_batched_tokens=1000, max_num_seqs=1, max_model_len=1)
+    engine_config = EngineConfig(max_num_batched_tokens=1000, max_num_seqs=1, max_model_len=1000)
     experts, inner = (5, 36) if kind == "mixtral" else (7, 20)
     wide = 2 * 3 * 48 + 3 * inner + 48 + 2 * experts  # of 3 experts a token: see MixtureOfExperts.numbers_per_token
     assert wide > 3 * config.intermediate_size
-    layer = 1000 * (3 * 48 + wide) * 4
+    layer = 1000 * (5 * 48 + wide) * 4
     got = activation_bytes(engine_config, config, model, torch.float32)
-    assert layer < got < layer + 2000, "the rest is one row of logits and one token's keys and values"
+    small = 2**18 + 1000 * (2 * 2 * config.head_dim * 4 + 3 * 8) + 10 * config.vocab_size
+    assert got == layer + small, (
+        "the rest: tables by position, what the batch says of each token, what a seat may ask for"
+    )
 
 
 @each_kind

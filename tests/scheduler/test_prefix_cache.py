@@ -270,3 +270,19 @@ def test_a_prompt_whose_logits_are_wanted_is_computed_whole() -> None:
     request = Request(1, PROMPT, SamplingParams(prompt_logprobs=0, max_tokens=2), 2, seed=0)
     scheduler.add(request)
     assert shares(step(scheduler)) == [(1, 0, 20)]
+
+
+def test_who_cannot_come_in_yet_has_nothing_computed() -> None:
+    """A hit in the prefix cache counts for a request only while it holds the pages."""
+    scheduler = make_scheduler(num_pages=8)
+    add(scheduler, 0, PROMPT, max_tokens=1)
+    run(scheduler)
+    add(scheduler, 1, list(range(200, 212)), max_tokens=4)  # 4 pages of 8 are free for as long as this one runs
+    step(scheduler)
+    waiting = add(scheduler, 2, [*PROMPT, *range(300, 312)], max_tokens=1)  # finds 5 pages, and lacks 3
+    step(scheduler)
+    assert scheduler.waiting[0] is waiting and waiting.pages == []
+    assert (waiting.num_computed, waiting.num_pending) == (0, 32)
+    assert "needs 8 pages" in scheduler.why(waiting)
+    run(scheduler)
+    assert waiting.finished and waiting.num_computed == 0

@@ -16,9 +16,11 @@ from torch import Tensor
 from minillm.debug.views.theme import make_console
 from minillm.diagnose.huggingface import load
 from minillm.engine.engine import Engine
-from minillm.learn.example import CODE, OTHER_ENDING, QUESTION, TALK, conversation, question
 from minillm.request import SamplingParams
 from minillm.tokenizer import Tokenizer
+
+QUESTIONS = ("What is a KV cache?", "What is a page table?", "What is continuous batching?")
+CODE = "def read_lines(path):"
 
 
 @dataclass
@@ -55,7 +57,7 @@ class Agreement:
 
 
 def measure_agreement(model: str, dtype: str, tokens: int, settings: dict[str, Any]) -> Agreement:
-    """Greedy answers of ours to the running example's prompts; Hugging Face judges each token, given those before."""
+    """Greedy answers of ours to four prompts; Hugging Face judges each token, given those before."""
     from minillm.config import EngineConfig
 
     engine = Engine(EngineConfig.from_settings(**{"dtype": dtype, **settings, "model": model}))
@@ -73,8 +75,11 @@ def measure_agreement(model: str, dtype: str, tokens: int, settings: dict[str, A
 
 
 def prompts_for(tokenizer: Tokenizer) -> list[list[int]]:
-    talk = conversation(tokenizer, TALK, QUESTION)
-    return [question(tokenizer, QUESTION), question(tokenizer, OTHER_ENDING), tokenizer.encode(CODE), talk]
+    """Three questions, as a chat where the model knows that, and a piece of code."""
+    if not tokenizer.has_chat_template:
+        return [tokenizer.encode(text) for text in (*QUESTIONS, CODE)]
+    asked = [tokenizer.encode_chat([{"role": "user", "content": text}]) for text in QUESTIONS]
+    return [*asked, tokenizer.encode(CODE)]
 
 
 @torch.inference_mode()

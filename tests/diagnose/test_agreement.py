@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from minillm.bench.agreement import Agreement, judge, measure_agreement, print_agreement, prompts_for
+from minillm.diagnose.agreement import Agreement, judge, measure_agreement, print_agreement, prompts_for
 from minillm.diagnose.huggingface import load
 from minillm.hub import resolve_model
 from minillm.tokenizer import Tokenizer
