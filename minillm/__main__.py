@@ -23,6 +23,7 @@ from minillm.cli.options import (
     PageSize,
     Plain,
     PresencePenalty,
+    ProfileFile,
     RecordFile,
     RepetitionPenalty,
     Seed,
@@ -90,6 +91,7 @@ def generate(
     log: Log = None,
     record: RecordFile = None,
     timeline: TimelineFile = None,
+    profile: ProfileFile = None,
 ) -> None:
     """Answer one prompt, or several in one batch."""
     from minillm.cli.generate import run
@@ -104,7 +106,7 @@ def generate(
         stop=stop or [], min_tokens=min_tokens, n=n, structured_outputs=structured_outputs(json_schema, regex),
     )  # fmt: skip
     with kept(record, timeline):
-        run(prompts, model, params, parse_settings(settings), stream=stream, chat=chat)
+        run(prompts, model, params, parse_settings(settings), stream=stream, chat=chat, profile=profile)
 
 
 @app.command()

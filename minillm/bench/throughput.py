@@ -11,6 +11,9 @@ import torch
 from minillm.bench.checkpoints import say
 from minillm.bench.peers import PeerResult, measure_peer
 from minillm.bench.traffic import TEMPERATURE, Traffic
+from minillm.debug.device_speed import copy_speed, name_of
+from minillm.debug.profiler import profiled
+from minillm.debug.views.profile_table import show_profile
 from minillm.engine.engine import Engine
 from minillm.layers.embedding import LMHead
 from minillm.quantization.packed import PackedDenseFormat
@@ -62,18 +65,24 @@ class Throughput:
 
 
 def measure_beside(
-    model: str, work: Traffic, settings: dict[str, Any], rounds: int, peer: str | None = None
+    model: str,
+    work: Traffic,
+    settings: dict[str, Any],
+    rounds: int,
+    peer: str | None = None,
+    profile: str | None = None,
 ) -> Throughput:
     """Measure ours and then, if asked for, the other engine: both at once would not fit into a GPU's memory."""
-    found = measure(model, work, settings, rounds)
+    found = measure(model, work, settings, rounds, profile)
     if peer:
         make_room()
         found.peer = measure_peer(peer, work, settings, rounds)
     return found
 
 
-def measure(model: str, work: Traffic, settings: dict[str, Any], rounds: int) -> Throughput:
-    """Make the engine, run the workload once to warm up and ``rounds`` times for the record."""
+def measure(model: str, work: Traffic, settings: dict[str, Any], rounds: int, profile: str | None = None) -> Throughput:
+    """Make the engine, run the workload once to warm up and ``rounds`` times for the record; once more for a
+    ``profile``."""
     start = time.perf_counter()
     from minillm.config import EngineConfig
 
@@ -91,12 +100,15 @@ def measure(model: str, work: Traffic, settings: dict[str, Any], rounds: int) ->
         if turn and (best is None or run.seconds < best.seconds):
             best = run
     assert best is not None
+    if profile:
+        with profiled(engine, profile, show_profile, work.name):
+            serve(engine, work)
     config, dtype = engine.model_config, engine.dtype
     read = best.steps * weights_read(engine) + work.tokens_looked_at * config.kv_bytes_per_token(dtype.itemsize)
     return Throughput(
         traffic=work.name,
         model=model,
-        device=device_name(engine.device),
+        device=name_of(engine.device),
         seconds=best.seconds,
         tokens_per_s=work.num_generated / best.seconds,
         prompt_tokens=work.num_prompt_tokens,
@@ -168,28 +180,3 @@ def spread(seconds: list[float]) -> tuple[float, float]:
 def at_share(values: list[float], share: float) -> float:
     """The value that ``share`` of all values lie below: 0.5 is the middle one."""
     return sorted(values)[min(int(len(values) * share), len(values) - 1)]
-
-
-def copy_speed(device: torch.device) -> float:
-    """GB/s at which the device copies a tensor too large for its caches: bytes read and written."""
-    size = 2**31 if device.type == "cuda" else 2**28
-    source = torch.ones(size // 4, device=device)
-    target, best = torch.empty_like(source), float("inf")
-    for _ in range(6):
-        _wait(device)
-        start = time.perf_counter()
-        target.copy_(source)
-        _wait(device)
-        best = min(best, time.perf_counter() - start)
-    return 2 * size / best / 1e9
-
-
-def device_name(device: torch.device) -> str:
-    from minillm.bench.report import cpu_name
-
-    return torch.cuda.get_device_name(device) if device.type == "cuda" else cpu_name()
-
-
-def _wait(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)

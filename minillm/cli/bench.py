@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from minillm.cli.options import Setting
+from minillm.cli.options import ProfileFile, Setting
 
 app = typer.Typer(help="Measure this machine.", no_args_is_help=True, rich_markup_mode=None)
 
@@ -75,6 +75,7 @@ def throughput(
         str | None, typer.Option(metavar="hf|vllm", help="Run it in Hugging Face's generate, or vLLM, as well.")
     ] = None,
     json: JsonFile = None,
+    profile: ProfileFile = None,
 ) -> None:
     """Tokens a second of a workload on this machine's GPU or CPU. The last line printed is JSON."""
     from minillm.bench.peers import check_peer
@@ -88,9 +89,11 @@ def throughput(
     work = [traffic(name) for name in workload or ["quick"]]
     if compare:
         check_peer(compare)
+    if profile and len(work) > 1 and profile.endswith((".json", ".json.gz")):
+        raise ValueError(f"--profile {profile} is one file, but there are {len(work)} workloads; give it a folder")
     with model_settings(model) as chosen:
         given = engine_settings(parse_settings(settings), {"prefix_cache": "none"}, chosen, work)
-        results = [measure_beside(model, one, given, rounds, compare) for one in work]
+        results = [measure_beside(model, one, given, rounds, compare, profile) for one in work]
     print_throughput(results)
     shown = {name: value for name, value in given.items() if name not in chosen}
     print_json({"benchmark": "throughput", "settings": shown, "results": [one.as_dict() for one in results]}, json)
@@ -121,9 +124,9 @@ def latency(
     from minillm.bench.serving_report import print_latency
     from minillm.bench.settings import made_engine
     from minillm.bench.shapes import model_settings
-    from minillm.bench.throughput import device_name
     from minillm.bench.traffic import same
     from minillm.cli.options import parse_settings
+    from minillm.debug.device_speed import name_of
 
     lens = [int(number) for number in parse_numbers("--prompt-len", prompt_len, most=1_000_000)]
     loads = [Load(concurrency=int(number)) for number in parse_numbers("--concurrency", concurrency, most=100_000)]
@@ -133,7 +136,7 @@ def latency(
     with model_settings(model) as chosen:
         engine = made_engine(parse_settings(settings), {"prefix_cache": "none"}, chosen, work)
         results = measure_latency(engine, lens, loads, requests, output_len, seed)
-    print_latency(results, f"{model}, {device_name(engine.device)}")
+    print_latency(results, f"{model}, {name_of(engine.device)}")
     print_json({"benchmark": "latency", "model": model, "results": [one.as_dict() for one in results]}, json)
 
 
@@ -153,14 +156,14 @@ def host(
     from minillm.bench.serving_report import print_host
     from minillm.bench.settings import made_engine
     from minillm.bench.shapes import model_settings
-    from minillm.bench.throughput import device_name
     from minillm.cli.options import parse_settings
+    from minillm.debug.device_speed import name_of
 
     counts = [int(number) for number in parse_numbers("--requests", requests, most=100_000)]
     with model_settings(model) as chosen:
         engine = made_engine(parse_settings(settings), {"max_num_seqs": max(counts)}, chosen, [])
         results = [measure_host(engine, count, steps) for count in counts]
-    print_host(results, f"{model}, {device_name(engine.device)}")
+    print_host(results, f"{model}, {name_of(engine.device)}")
     print_json({"benchmark": "host", "model": model, "results": [one.as_dict() for one in results]}, json)
 
 
@@ -201,9 +204,9 @@ def ladder(
     from minillm.bench.ladder_report import ladder_svg, print_ladder
     from minillm.bench.report import print_json
     from minillm.bench.shapes import model_settings
-    from minillm.bench.throughput import device_name
     from minillm.bench.traffic import traffic
     from minillm.cli.options import parse_settings
+    from minillm.debug.device_speed import name_of
 
     user = parse_settings(settings)
     names = choose_rungs(only or [])
@@ -212,7 +215,7 @@ def ladder(
     with model_settings(model) as chosen:
         ground = stand(user, chosen, work)
         results = climb(ground, names, rounds or usual_rounds)
-    title = f"{model}, {work.name}: {len(work.prompts)} requests on {device_name(ground.device)}"
+    title = f"{model}, {work.name}: {len(work.prompts)} requests on {name_of(ground.device)}"
     print_ladder(results, title)
     if plot:
         plot.write_text(ladder_svg(results, title), encoding="utf-8")

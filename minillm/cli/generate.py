@@ -6,34 +6,39 @@ from typing import Any
 
 from minillm.cli.guard import deferred_interrupt
 from minillm.debug import open_line
+from minillm.debug.profiler import profiled
+from minillm.debug.views.profile_table import show_profile
 from minillm.kvcache.pages import pages_for
 from minillm.llm import LLM
 from minillm.request import RequestOutput, SamplingParams
 
 
 def run(
-    prompts: list[str], model: str, params: SamplingParams, settings: dict[str, Any], stream: bool, chat: bool | None
-) -> None:
-    """Answer all prompts in one batch; a line of statistics goes to stderr. ``chat`` None: if the model knows how."""
+    prompts: list[str], model: str, params: SamplingParams, settings: dict[str, Any], stream: bool, chat: bool | None,
+    profile: str | None = None,
+) -> None:  # fmt: skip
+    """Answer all prompts in one batch; a line of statistics goes to stderr. ``chat`` None: if the model knows how.
+    ``profile``: where a trace goes, if one is wanted."""
     prompts = [read_stdin() if prompt == "-" else prompt for prompt in prompts]
     if not all(prompt.strip() for prompt in prompts):
         raise ValueError("a prompt is empty; give it some text, or - to read standard input")
     llm = LLM(model, **settings)
     printer = Printer(prompts, stream, params.n)
     finals: list[RequestOutput] = []
-    start = time.perf_counter()
     if llm.get_tokenizer().has_chat_template if chat is None else chat:
         outputs = llm.stream_chat([[{"role": "user", "content": prompt}] for prompt in prompts], params)
     else:
         outputs = llm.stream(prompts, params)
-    with deferred_interrupt() as interrupt:
+    with profiled(llm.engine, profile, show_profile), deferred_interrupt() as interrupt:
+        start = time.perf_counter()
         for output in outputs:
             if interrupt.asked:
                 raise KeyboardInterrupt
             printer.take(output)
             if output.finished:
                 finals.append(output)
-    print(statistics(llm, finals, time.perf_counter() - start), file=sys.stderr)
+        seconds = time.perf_counter() - start
+    print(statistics(llm, finals, seconds), file=sys.stderr)
 
 
 def read_stdin() -> str:

@@ -39,6 +39,16 @@ TimelineFile = Annotated[
     Path | None, typer.Option("--timeline", metavar="FILE", help="Write a time line for https://ui.perfetto.dev.")
 ]
 
+ProfileFile = Annotated[
+    str | None,
+    typer.Option(
+        "--profile",
+        metavar="FILE",
+        help="Record where the time goes (FILE.json, FILE.json.gz or a folder) for https://ui.perfetto.dev, and print "
+        "it by kernel and layer; nvtx only names steps and layers, for nsys.",
+    ),
+]
+
 
 def parse_settings(pairs: list[str] | None) -> dict[str, Any]:
     """``["page_size=4", "reuse_kv=false"]`` -> ``{"page_size": 4, "reuse_kv": False}``."""

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 from minillm.debug.comment_probes import with_probes
 
 PACKAGE = Path(__file__).resolve().parent.parent
-TOPICS = ("birth", "scheduling", "pages", "prefix cache", "model", "attention", "sampling", "text")
+TOPICS = ("birth", "scheduling", "pages", "prefix cache", "model", "attention", "sampling", "text", "profiling")
 
 
 @dataclass(frozen=True)

@@ -43,6 +43,9 @@ def where_to_talk() -> IO[str] | None:
     return None
 
 
+WITH_PROBES = ("minillm.debug.profile_report",)  # of the files in this folder: probes stand in them, as in the engine
+
+
 class _Pdb(pdb.Pdb):
     """pdb that opens one line on in a given frame, and whose quitting is the program's quiet end."""
 
@@ -53,6 +56,9 @@ class _Pdb(pdb.Pdb):
             self.stdout.reconfigure(errors="replace")
         self._home: FrameType | None = None
         self._probe = self._header = ""
+
+    def is_skipped_module(self, module_name: Any) -> bool:
+        return module_name not in WITH_PROBES and bool(super().is_skipped_module(module_name))
 
     def stop(self, event: Event, header: str) -> None:
         self._home, self._probe, self._header = event.frame, event.name, header

@@ -175,3 +175,31 @@ def has_a_row(facts: Facts, event: Event, _scheduler: Scheduler) -> bool:
 
 def was_overtaken(facts: Facts, event: Event, scheduler: Scheduler) -> bool | None:
     return scheduler.num_steps > facts["step"] if event.plan.step == facts["step"] else None
+
+
+def ranges_of_layer(facts: Facts, event: Event, _scheduler: Scheduler) -> int:
+    return sum(span.name == f"layer {facts['layer']}" for span in event.profile.ranges)
+
+
+def matrix_kernels(_facts: Facts, event: Event, _scheduler: Scheduler) -> int:
+    return round(next(row.calls for row in event.kinds if row.kind == "matrix"))
+
+
+def reads_of_each_weight(_facts: Facts, event: Event, _scheduler: Scheduler) -> int:
+    """From the bytes of the profile's table; what goes in and comes out is less than the weights."""
+    shape, row = event.profile.shape, next(row for row in event.kinds if row.kind == "matrix")
+    return int(row.bytes // (shape.layers * shape.layer_weights + shape.head_weights))
+
+
+def idle_between(facts: Facts, event: Event, _scheduler: Scheduler) -> int:
+    """Of the kernels that the question named, as the profile counts it."""
+    from minillm.debug import spans
+
+    return round(spans.busy_and_idle(facts["spans"], facts["a"], facts["f"])[1])
+
+
+def operations_a_weight(_facts: Facts, event: Event, _scheduler: Scheduler) -> int:
+    """The operations of the profile's table without the head's, by the layers' weights."""
+    shape, row = event.profile.shape, next(row for row in event.kinds if row.kind == "matrix")
+    head = 2 * sum(step.samples for step in event.steps) / len(event.steps) * shape.hidden * shape.vocab
+    return round((row.flops - head) / (shape.layers * shape.layer_numbers))

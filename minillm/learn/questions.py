@@ -64,6 +64,7 @@ def questions() -> tuple[Question, ...]:
         moments_model,
         moments_overlap,
         moments_prefix,
+        moments_profile,
         moments_sampling,
         moments_traffic,
     )
@@ -76,6 +77,7 @@ def questions() -> tuple[Question, ...]:
         moments_sampling,
         moments_kernels,
         moments_overlap,
+        moments_profile,
         moments_experts,
         moments_model,
     ):

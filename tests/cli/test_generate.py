@@ -33,6 +33,22 @@ def test_one_prompt(minillm: Run, tiny: tuple[Path, LlamaForCausalLM], how: str)
     assert "; 1 of " in done.stderr, "5 + 12 - 1 tokens lie in one page of 16"
 
 
+def test_a_profile_says_where_the_time_went(minillm: Run, tiny: tuple[Path, LlamaForCausalLM], tmp_path: Path) -> None:
+    arguments = "hello", "--model", str(tiny[0]), "--max-tokens", "5", "--no-chat"
+    done = minillm("generate", *arguments, "--profile", str(tmp_path / "deep" / "run.json.gz"))
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == expected(tiny, "hello", 5) + "\n"
+    assert "prefill: 1 step of 5 tokens for 1 request," in done.stderr
+    assert "decode: 4 steps of 1 token for 1 request," in done.stderr
+    assert f"the trace is in {tmp_path / 'deep' / 'run.json.gz'}" in done.stderr
+    assert "USDT" not in done.stderr, "what torch's profiler says of itself is nobody's business"
+    assert (tmp_path / "deep" / "run.json.gz").stat().st_size > 1000
+    (tmp_path / "file").write_text("")
+    refused = minillm("generate", *arguments, "--profile", str(tmp_path / "file" / "run.json"))
+    assert refused.returncode == 2
+    assert "cannot write" in refused.stderr
+
+
 def test_several_prompts_one_of_them_from_stdin(minillm: Run, tiny: tuple[Path, LlamaForCausalLM]) -> None:
     arguments = ["--model", str(tiny[0]), "--max-tokens", "6", "--set", "block_size=4", "--no-chat", "--log", "kv.free"]
     done = minillm("generate", "one", "-", *arguments, stdin="two!\n")

@@ -175,6 +175,7 @@ def watcher(oracle: "Oracle", tmp_path_factory: pytest.TempPathFactory) -> Watch
     from tiny_moe import make_moe
 
     from minillm import EngineConfig, SamplingParams
+    from minillm.debug.profiler import recording
     from minillm.engine.engine import Engine
 
     seen = Watcher()
@@ -218,6 +219,11 @@ def watcher(oracle: "Oracle", tmp_path_factory: pytest.TempPathFactory) -> Watch
         engine.add_request(list(range(2, 82)), SamplingParams(temperature=0, max_tokens=2, ignore_eos=True))
         while engine.has_requests:
             engine.step()
+        engine.add_request([5, 6, 7], SamplingParams(temperature=0, max_tokens=3, ignore_eos=True))
+        with recording(engine, folder / "trace.json") as made:
+            while engine.has_requests:
+                engine.step()
+        made.profile().phases()
     return seen
 
 
