@@ -27,6 +27,7 @@ SWITCH_ALIASES: dict[str, tuple[str, dict[bool, Any]]] = {
     "enable_prefix_caching": ("prefix_cache", {True: "radix", False: "none"}),  # vLLM
     "disable_radix_cache": ("prefix_cache", {True: "none", False: "radix"}),  # SGLang
     "disable_overlap_schedule": ("async_scheduling", {True: False, False: True}),  # SGLang
+    "disable_cuda_graph": ("enforce_eager", {True: True, False: "auto"}),  # SGLang
 }
 
 # What scripts for other engines set too: the values that are so here anyway. Others are refused, by name.
@@ -88,7 +89,9 @@ class EngineConfig:
     kernels: what computes between the matrix products: "auto", "torch", "cpu" (compiled on this machine at first
         use), or "triton" (the same for GPUs; these also multiply a few rows with a matrix).
     pack_weights: on a CPU, store weights in the layout that its matrix library reads fastest.
-    enforce_eager: on a GPU, launch every kernel of a decode step from Python instead of replaying a recorded graph.
+    enforce_eager: launch every kernel of a decode step from Python instead of replaying a recorded one, which is a CUDA
+        graph on a GPU and a tape on a CPU. "auto" replays on a GPU, unless a debugger is attached or somebody listens
+        to the probes.
     async_scheduling: plan and launch a step while the device still works on the one before; "auto" does so on a GPU.
         On a CPU a second thread is the device: the same loop, to be looked at, and hardly faster.
     debug_checks: recount every page after every step.
@@ -118,7 +121,7 @@ class EngineConfig:
     attention_backend: str = "auto"
     kernels: str = "auto"
     pack_weights: bool = True
-    enforce_eager: bool = False
+    enforce_eager: bool | str = "auto"
     async_scheduling: bool | str = "auto"
     debug_checks: bool = False
 
@@ -157,6 +160,7 @@ class EngineConfig:
             self.prefix_cache = "none"
         one_of("prefix_cache", self.prefix_cache, ("auto", "radix", "none"))
         one_of("scheduling_policy", self.scheduling_policy, ("fcfs", "lpm", "priority"))
+        one_of("enforce_eager", self.enforce_eager, ("auto", True, False))
         one_of("async_scheduling", self.async_scheduling, ("auto", True, False))
         if self.async_scheduling is True and not self.reuse_kv:
             raise ValueError("async_scheduling is True, but with reuse_kv=False each step needs the tokens before it")

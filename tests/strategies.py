@@ -39,6 +39,7 @@ SWITCHES: dict[str, st.SearchStrategy[Any]] = {
     "pack_weights": st.booleans(),
     "kernels": st.sampled_from(["auto", "torch"]),
     "attention_backend": st.sampled_from(["auto", "reference"]),
+    "enforce_eager": st.sampled_from(["auto", True, False, False]),
     "seed": st.integers(0, 3),
 }
 

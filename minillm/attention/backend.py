@@ -1,8 +1,10 @@
 """The interface of an attention backend, and the choice of one."""
 
+import sys
 from abc import ABC, abstractmethod
 from typing import Any
 
+import numpy as np
 from torch import Tensor
 
 from minillm.attention.batch import ForwardBatch
@@ -16,8 +18,7 @@ class AttentionBackend(ABC):
     """Attention of a step's new tokens over all cached tokens of their requests."""
 
     name: str
-    # Whether decode steps can be recorded as CUDA graphs: such a backend has `fixed_plan` and `blocks_a_split` too.
-    recordable: bool = False
+    recordable: tuple[str, ...] = ()  # types of devices on which decode steps can be recorded, with a `fixed_plan`
     reason = ""  # why this one was chosen, in words
 
     @abstractmethod
@@ -30,6 +31,26 @@ class AttentionBackend(ABC):
 
         With a sliding window (Beltagy et al. 2020) a token looks at itself and the ``window - 1`` tokens before it.
         """
+
+    def fixed_plan(self, lengths: Tensor, split_blocks: Tensor, kv_cache: KVCache) -> Any:
+        """A plan for a step that is recorded once and replayed: R requests with one token each, whose contexts have as
+        many tokens as stand in ``lengths [R]`` when it is replayed, 0 for a row that is nobody's.
+
+        split_blocks [1]: what `blocks_a_split` said of those lengths.
+        """
+        raise NotRecordable(f"attention_backend {self.name!r} has no plan that holds for every decode step")
+
+    def most_fixed_rows(self, pages: int, kv_cache: KVCache) -> int:
+        """How large a step with a `fixed_plan` may be where page tables have so many ``pages``: of any size."""
+        return sys.maxsize
+
+    def blocks_a_split(self, lengths: np.ndarray, size: int, kv_cache: KVCache) -> int:
+        """What a `fixed_plan` of ``size`` rows must be told of ``lengths [R]`` before each replay: nothing here."""
+        return 0
+
+
+class NotRecordable(RuntimeError):
+    """Something in a step cannot be recorded; the text says what, and what to do."""
 
 
 def choose_backend(

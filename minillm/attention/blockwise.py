@@ -17,6 +17,7 @@ class BlockwiseAttention(ReferenceAttention):
     """Decode reads pages where they lie, a block at a time, in splits of so many blocks."""
 
     name = "blockwise"
+    recordable: tuple[str, ...] = ()
 
     def groups(self, batch: ForwardBatch) -> list[tuple[int, int]]:
         """All together: nothing is copied."""

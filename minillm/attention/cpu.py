@@ -1,20 +1,22 @@
 """Attention on a CPU: decode reads the pages where they lie, with a compiled kernel; prompts go as in the reference."""
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from minillm.attention.backend import AttentionBackend
 from minillm.attention.batch import ForwardBatch
 from minillm.attention.reference import Gather, ReferenceAttention
 from minillm.kernels.cpu import CpuKernels
+from minillm.kvcache.storage import KVCache
 
 
 @dataclass
 class InPlace:
     """What the kernel needs to read the one-token requests' pages where they are."""
 
-    page_table: Tensor  # [R, pages]
     context_lens: Tensor  # [R] int64
     window: int | None = None
     queries = 1
@@ -39,12 +41,18 @@ class CpuAttention(ReferenceAttention):
         return [(0, batch.num_single)] if batch.num_single else []
 
     def plan_singles(self, batch: ForwardBatch, first: int = 0, last: int | None = None) -> InPlace:
-        return InPlace(batch.page_table[first:last], torch.tensor(batch.context_lens[first : last or batch.num_single]))
+        return InPlace(torch.tensor(batch.context_lens[first : last or batch.num_single]))
+
+    def fixed_plan(self, lengths: Tensor, split_blocks: Tensor, kv_cache: KVCache) -> dict[int | None, list[Any]]:
+        return {None: [InPlace(lengths.long())]}
+
+    def most_fixed_rows(self, pages: int, kv_cache: KVCache) -> int:
+        return AttentionBackend.most_fixed_rows(self, pages, kv_cache)  # nothing is gathered
 
     def decode(self, layer: int, q: Tensor, batch: ForwardBatch, plan: "InPlace | Gather", scale: float) -> Tensor:
         assert isinstance(plan, InPlace)
         cache = batch.kv_cache
         rows, heads = cache.slots[layer], cache.tensor.shape[-2]
         return self.kernels.paged_decode(
-            q, rows, plan.page_table, plan.context_lens, cache.page_size, heads, scale, plan.window
+            q, rows, batch.page_table, plan.context_lens, cache.page_size, heads, scale, plan.window
         )

@@ -55,7 +55,7 @@ class FlashAttention(AttentionBackend):
 
     def __init__(self, package: ModuleType | None = None, recordable: bool = False) -> None:
         self.package = package or import_module(self.module)
-        self.recordable = recordable
+        self.recordable = ("cuda",) if recordable else ()
         self._cache: KVCache | None = None
         self._pages: list[tuple[Tensor, Tensor]] = []  # a layer's keys and values, [P, S, Hkv, D] each
 

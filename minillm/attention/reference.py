@@ -18,6 +18,7 @@ from minillm.debug.probes import probe
 from minillm.kvcache.storage import KVCache
 
 MOST_GATHERED = 2**24  # numbers, 64 MiB of float32: one-token requests are taken so many together, at least one
+FIXED_GATHER = 2**26  # bytes that a recorded step may gather in a layer
 GRAIN = 16  # gather pieces of at most so many tokens, so that a huge page is not copied whole for a short request
 
 
@@ -42,8 +43,20 @@ class Gather:
         return replace(self, mask=_mask(self.lengths, self.queries, batch, window))
 
 
+@dataclass
+class FixedGather(Gather):
+    """The gather of a step that is recorded: all pages of each request, and a mask that is made of ``ends [R, 1, 1]``,
+    their lengths, each time that the step is replayed."""
+
+    ends: Tensor
+
+    def within(self, window: int, batch: ForwardBatch) -> "FixedGather":
+        return replace(self, mask=_hide(self.ends, self.longest, window, batch.kv_cache.tensor.dtype))
+
+
 class ReferenceAttention(AttentionBackend):
     name = "reference"
+    recordable: tuple[str, ...] = ("cpu",)
 
     def prepare(self, batch: ForwardBatch) -> dict[int | None, list[Any]]:
         """A gather for many single-token requests together, as far as memory allows, then one for each longer request.
@@ -55,9 +68,16 @@ class ReferenceAttention(AttentionBackend):
         share_buffer([plan for plan in plans if isinstance(plan, Gather)], batch.kv_cache)
         return {None: plans}
 
+    def most_fixed_rows(self, pages: int, kv_cache: KVCache) -> int:
+        """So many that the gather of whole page tables stays small."""
+        a_row = pages * kv_cache.page_size * kv_cache.slots[0][0].nbytes
+        return max(FIXED_GATHER // a_row, 1)
+
     def attend(self, layer: int, q: Tensor, batch: ForwardBatch, scale: float, window: int | None = None) -> Tensor:
         """``q [T, H, D]`` -> ``[T, H * D]``."""
         T, H, D = q.shape
+        if isinstance(batch.plan[None][0], Tensor):
+            batch.plan[None] = [_fix_gather(batch, batch.plan[None][0])]
         if window not in batch.plan:
             assert window is not None
             batch.plan[window] = [plan.within(window, batch) for plan in batch.plan[None]]
@@ -90,6 +110,11 @@ class ReferenceAttention(AttentionBackend):
     def plan_singles(self, batch: ForwardBatch, first: int = 0, last: int | None = None) -> Any:
         """What `decode` needs for requests ``first`` to ``last - 1``, worked out once for all layers."""
         return _plan_gather(batch, first, batch.num_single if last is None else last)
+
+    def fixed_plan(self, lengths: Tensor, split_blocks: Tensor, kv_cache: KVCache) -> dict[int | None, list[Any]]:
+        """Each request's whole page table is gathered, and a mask hides what is not its own: much more than is needed,
+        but as much in every step."""
+        return {None: [lengths]}  # the rest when the page table is there: in the first layer
 
     def decode(self, layer: int, q: Tensor, batch: ForwardBatch, gather: Any, scale: float) -> Tensor:
         """One query a request: ``q [R, H, D]`` -> ``[R, H * D]``.
@@ -143,14 +168,30 @@ def _plan_gather(batch: ForwardBatch, first: int, last: int) -> Gather:
     longest, queries = max(lengths), batch.query_lens[first]
     n, within = -(-longest // grain), S // grain  # pieces a request, pieces a page
     table = batch.page_table[first:last, : -(-n // within)]  # [R, pages]
-    if within > 1:
-        inside = torch.arange(within, device=table.device)
-        table = (table[:, :, None] * within + inside).flatten(1)  # [R, pages * within]
-    pieces = table[:, :n].reshape(-1)
+    pieces = _pieces(table, within)[:, :n].reshape(-1)
     hides = min(lengths) < longest or 1 < queries < longest  # a whole prompt needs no mask: causality says it all
     mask = _mask(lengths, queries, batch) if hides else None
     start = _side_by_side(pieces) if last - first == 1 else None
     return Gather(pieces, grain, last - first, longest, mask, start, None, lengths, queries)
+
+
+def _fix_gather(batch: ForwardBatch, lengths: Tensor) -> FixedGather:
+    """For requests of ``lengths [R]`` tokens, whatever these are."""
+    cache, R = batch.kv_cache, len(lengths)
+    S, grain = cache.page_size, gcd(cache.page_size, GRAIN)
+    pieces, longest = _pieces(batch.page_table, S // grain).reshape(-1), batch.page_table.shape[1] * S
+    ends = lengths.clamp(min=1).long()[:, None, None]  # nobody's row looks at one token, whatever that is
+    mask = _hide(ends, longest, None, cache.tensor.dtype)
+    buffer = cache.tensor.new_empty(len(pieces), grain * cache.slots[0].shape[1])
+    return FixedGather(pieces, grain, R, longest, mask, None, buffer, [longest] * R, 1, ends)
+
+
+def _pieces(page_table: Tensor, within: int) -> Tensor:
+    """``page_table [R, pages]`` -> the numbers of the pages' pieces ``[R, pages * within]``, ``within`` of each."""
+    if within == 1:
+        return page_table
+    inside = torch.arange(within, device=page_table.device)
+    return (page_table[:, :, None] * within + inside).flatten(1)
 
 
 def _side_by_side(pieces: Tensor) -> int | None:
@@ -164,9 +205,15 @@ def _side_by_side(pieces: Tensor) -> int | None:
 def _mask(lengths: list[int], queries: int, batch: ForwardBatch, window: int | None = None) -> Tensor:
     """``[R, 1, queries, longest]``: 0 where query i (position ``length - queries + i``) may look, -inf elsewhere."""
     dtype, device = batch.kv_cache.tensor.dtype, batch.page_table.device
-    keys, later = torch.arange(max(lengths), device=device), torch.arange(queries - 1, -1, -1, device=device)
+    later = torch.arange(queries - 1, -1, -1, device=device)
     ends = (torch.tensor(lengths, device=device)[:, None] - later)[:, :, None]  # [R, queries, 1]
+    return _hide(ends, max(lengths), window, dtype)
+
+
+def _hide(ends: Tensor, longest: int, window: int | None, dtype: torch.dtype) -> Tensor:
+    """``[R, 1, queries, longest]``: 0 for keys before ``ends [R, queries, 1]`` and in the window, -inf for others."""
+    keys = torch.arange(longest, device=ends.device)
     hidden = keys >= ends  # [R, queries, longest]
     if window is not None:
         hidden |= keys < ends - window
-    return torch.zeros(hidden.shape, dtype=dtype, device=device).masked_fill_(hidden, float("-inf"))[:, None]
+    return torch.zeros(hidden.shape, dtype=dtype, device=ends.device).masked_fill_(hidden, float("-inf"))[:, None]

@@ -44,7 +44,7 @@ class TritonAttention(AttentionBackend):
     """Both kernels, and the memory in which splits of a context meet."""
 
     name = "triton"
-    recordable = True
+    recordable = ("cuda",)
 
     def __init__(self) -> None:
         self._scratch: Scratch | None = None

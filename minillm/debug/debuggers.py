@@ -6,12 +6,12 @@ way: the learner lands in the engine, with the engine's own variables.
 
 import builtins
 import importlib
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
+from minillm.debug.attached import attached
 from minillm.debug.catalogue import catalogue
 from minillm.debug.frame_names import frame_names
 from minillm.debug.open_line import say
@@ -55,12 +55,6 @@ def stop(event: Event, when: str | None = None) -> None:
         _stop_attached(event.frame)
     else:
         stop_in_pdb(event, header(event, when))
-
-
-def attached() -> bool:
-    """Whether a debugger (VS Code, or anything that speaks its protocol) listens at the other end of debugpy."""
-    debugpy: Any = sys.modules.get("debugpy")
-    return debugpy is not None and debugpy.is_client_connected()
 
 
 def offer_helpers() -> None:

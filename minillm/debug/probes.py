@@ -61,6 +61,9 @@ class Listener:
 
 
 _listeners: list[Listener] = []
+on_listen: Callable[[tuple[str, ...]], None] | None = (
+    None  # told of what a new listener wants; see `minillm.debug.blind`
+)
 _routes: dict[str, tuple[Listener, ...]] = {}  # probe name -> who wants it, filled as names come by
 _current = threading.local()  # step: a thread that stands in for a device may be at another one
 
@@ -95,23 +98,30 @@ def listen(patterns: str | tuple[str, ...] | list[str], callback: Callable[[Even
     listener = Listener((patterns,) if isinstance(patterns, str) else tuple(patterns), callback)
     _listeners.append(listener)
     _refresh()
+    if on_listen is not None:
+        on_listen(listener.patterns)
     return listener
+
+
+def listeners() -> list[Listener]:
+    """Who listens."""
+    return _listeners.copy()
+
+
+@contextmanager
+def unheard() -> Iterator[None]:
+    """Inside, nobody hears anything: what is only tried, or recorded, is no step of the engine's."""
+    before, probe.on = probe.on, False
+    try:
+        yield
+    finally:
+        probe.on = before
 
 
 def silence() -> None:
     """From here on nobody listens to anything."""
     _listeners.clear()
     _refresh()
-
-
-@contextmanager
-def unheard() -> Iterator[None]:
-    """Inside, nobody is told anything: for what is only tried, and belongs to no request."""
-    before, probe.on = probe.on, False
-    try:
-        yield
-    finally:
-        probe.on = before
 
 
 def set_step(step: int) -> None:

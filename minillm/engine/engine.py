@@ -67,7 +67,7 @@ class Engine:
         choose = partial(
             choose_backend, config.attention_backend, kernels, num_heads=self.model_config.num_attention_heads
         )
-        trial = Trial(config, self.model_config, model, self.dtype, memory, choose)
+        trial = Trial(config, self.model_config, model, self.dtype, memory, choose, kernels)
         measured = measures(config, memory)
         with room_for("trying the largest step", memory, f"{LOWER}, or use a smaller model"):
             self.memory = plan_memory(
@@ -84,9 +84,12 @@ class Engine:
         )
         self.runner = ModelRunner(config, model, cache, backend, self.device)
         self.runner.draws_fast = kernels.name == "triton"
-        if why_eager(config, model, backend, self.device) is None:
+        # Why decode steps are not replayed, if they are not.
+        self.eager = why_eager(config, model, backend, self.device)
+        probe.on and probe("graph.choose", eager=self.eager, config=config, backend=backend)
+        if self.eager is None:
             with room_for("recording CUDA graphs", memory, f"{LOWER}, or set enforce_eager=True"):
-                self.runner.record_graphs(config.max_num_seqs)
+                self.runner.record_graphs(config.max_num_seqs, kernels)
         if measured:
             with room_for("warming up", memory, f"lower gpu_memory_utilization, or {LOWER}"):
                 trial.warm_up(backend)
@@ -107,11 +110,10 @@ class Engine:
     def choices(self) -> dict[str, str]:
         """What "auto" became for all that computes, each with the reason: also why something faster is not there."""
         kernels, backend = self.kernels, self.runner.backend
-        eager = None if self.runner.graphs else why_eager(self.config, self.model, backend, self.device)
         return {
             "kernels": f"{kernels.name}: {kernels.reason}",
             "attention_backend": f"{backend.name}: {backend.reason}",
-            "CUDA graphs": f"none: {eager}" if eager else "replayed",
+            "recorded steps": f"none: {self.eager}" if self.eager else "replayed",
             "memory": f"{self.memory.num_pages} pages: {self.memory.why}; the largest step {self.memory.how}",
         }
 

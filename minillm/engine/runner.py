@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 from itertools import accumulate
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -11,10 +11,12 @@ from torch import Tensor, nn
 from minillm.attention.backend import AttentionBackend
 from minillm.attention.batch import ForwardBatch
 from minillm.config import EngineConfig
+from minillm.debug.attached import attached
 from minillm.debug.probes import probe
 from minillm.engine.logprobs import AskedLogprobs, TopLogprobs
 from minillm.engine.parts import sample_in_parts
 from minillm.engine.sampling_state import DRAWS, SamplingState
+from minillm.kernels.torch_kernels import TorchKernels
 from minillm.kvcache.pages import pages_for
 from minillm.kvcache.storage import KVCache
 from minillm.layers.moe import MixtureOfExperts
@@ -93,15 +95,16 @@ class ModelRunner:
         self.graphs: DecodeGraphs | None = None
         self._table_on_device: Tensor | None = None  # the page table, where graphs read it
 
-    def record_graphs(self, most: int) -> None:
-        """From now on, replay decode steps of up to ``most`` requests from CUDA graphs."""
+    def record_graphs(self, most: int, kernels: TorchKernels) -> None:
+        """From now on, replay decode steps of up to ``most`` requests."""
         from minillm.engine.graphs import DecodeGraphs
 
         seats, pages = self.page_table.shape
-        self._table_on_device = torch.zeros(seats + 1, pages, dtype=torch.int32, device=self.device)
-        backend: Any = self.backend  # `why_eager` has seen that it can be recorded
+        kind = torch.int32 if self.device.type == "cuda" else torch.int64  # as the attention kernels read it
+        self._table_on_device = torch.zeros(seats + 1, pages, dtype=kind, device=self.device)
+        most = min(most, seats, self.backend.most_fixed_rows(pages, self.kv_cache))
         self.graphs = DecodeGraphs(
-            self.model, self.kv_cache, backend, self.last_tokens, self._table_on_device, min(most, seats)
+            self.model, self.kv_cache, self.backend, kernels, self.last_tokens, self._table_on_device, most
         )
         self.graphs.record()
 
@@ -120,7 +123,9 @@ class ModelRunner:
         rows = sorted(plan.rows, key=lambda row: (row.count > 1, bool(row.token_ids)))
         self._take_pages(rows)
         if self.graphs is not None and len(rows) <= self.graphs.sizes[-1] and not rows[-1].token_ids:
-            # Sorted, so all have one token, which is on the device.
+            # Sorted, so all have one token, which is on the device. And now long contexts first: a GPU that begins with
+            # the short ones has a few long ones left at the end.
+            rows.sort(key=lambda row: row.start, reverse=True)
             seats, positions = np.array([row.seat for row in rows]), np.array([row.start for row in rows])
             return Prepared(plan, rows, slots=slot_mapping(self.page_table, seats, positions, self.kv_cache.page_size))
         return Prepared(plan, rows, batch=self._build_batch(rows))
@@ -154,8 +159,6 @@ class ModelRunner:
         """A step in which every row computes the token that was sampled last, from a recorded graph. slots ``[R]``:
         where its key and value go."""
         assert self.graphs is not None
-        # Long contexts first: a GPU that begins with the short ones has a few long ones left at the end.
-        rows = sorted(rows, key=lambda row: row.start, reverse=True)
         seats = np.array([row.seat for row in rows])
         positions = np.array([row.start for row in rows])
         state = self.sampling
@@ -193,7 +196,9 @@ class ModelRunner:
     def _send(self, rows: list[PlanRow], tokens: Tensor, launched: Launched) -> None:
         """``tokens [R]`` on their way to the host. Two buffers take turns: of two steps, one may be unread."""
         launched.rows, launched.tokens = rows, tokens
-        if self.device.type == "cuda":
+        if self.device.type != "cuda":
+            launched.tokens = tokens if self.graphs is None else tokens.clone()  # the next replay writes over them
+        else:
             self._inbox.reverse()
             launched.tokens = self._inbox[0][: len(rows)]
             launched.tokens.copy_(tokens, non_blocking=True)
@@ -225,7 +230,7 @@ class ModelRunner:
                 for i in range(len(row.new_pages))
             ]
             places = self._tensor(np.array([at, [page for row in rows for page in row.new_pages]]))  # [2, n]
-            self._table_on_device.view(-1).index_copy_(0, places[0], places[1].int())
+            self._table_on_device.view(-1).index_copy_(0, places[0], places[1].to(self._table_on_device.dtype))
 
     def _build_batch(self, rows: list[PlanRow]) -> ForwardBatch:
         """The rows as tensors."""
@@ -276,17 +281,21 @@ class ModelRunner:
 
 
 def why_eager(config: EngineConfig, model: nn.Module, backend: AttentionBackend, device: torch.device) -> str | None:
-    """Why decode steps are not replayed from CUDA graphs; None if they are."""
-    if config.enforce_eager:
+    """Why decode steps are not replayed from recordings; None if they are."""
+    if config.enforce_eager is True:
         return "asked for"
-    if device.type != "cuda":
-        return f"there are no CUDA graphs on a {device.type}"
-    if not backend.recordable:
+    if device.type not in backend.recordable:
         return f"attention_backend {backend.name!r} works some of it out on the host"
     if any(isinstance(module, MixtureOfExperts) for module in model.modules()):
         return "a mixture of experts works out on the host which experts run"
+    if config.enforce_eager is False:
+        return None
+    if device.type != "cuda":
+        return f"on a {device.type} little is saved; enforce_eager=False records all the same"
     if probe.on:
         return "somebody listens to the probes, and a graph replays past them"
+    if attached():
+        return "a debugger is attached, and sees nothing of a replay"
     return None
 
 

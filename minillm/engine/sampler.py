@@ -106,6 +106,25 @@ def draw(probs: Tensor, uniform: Tensor) -> Tensor:
     return torch.minimum(chosen, last_possible)
 
 
+def sample_rows(
+    logits: Tensor, temperature: Tensor, seeds: Tensor, positions: Tensor, last_tokens: Tensor, seats: Tensor
+) -> Tensor:
+    """``logits [R, V]`` -> tokens ``[R]`` int64, where nobody asks for more than a temperature. They are kept in
+    ``last_tokens [seats]``, too, at ``seats [R]``.
+
+    temperature [R] float32, 0 is greedy; seeds [R] int64; positions [R]: where the tokens will stand. Each row is
+    computed both ways and its own is taken, so that the same operators run whatever stands in the rows: a recorded step
+    can do no other.
+    """
+    logits, drawing = logits.float(), temperature > 0
+    below = logits - logits.amax(dim=-1, keepdim=True)
+    probs = torch.softmax(below / torch.where(drawing, temperature, 1.0)[:, None], dim=-1)  # [R, V]
+    drawn = draw(probs, uniform_from(seeds, positions.long()))
+    tokens = torch.where(drawing, drawn, logits.argmax(dim=-1))
+    last_tokens.index_copy_(0, seats, tokens)
+    return tokens
+
+
 def uniform_from(seeds: Tensor, positions: Tensor) -> Tensor:
     """``[R]`` float64 in (0, 1), the same for the same seed and position always (SplitMix64's mixing, Steele et al.
     2014)."""

@@ -16,6 +16,7 @@ from minillm.config import EngineConfig
 from minillm.debug.probes import unheard
 from minillm.engine.device import DeviceMemory
 from minillm.engine.runner import ModelRunner, why_eager
+from minillm.kernels.torch_kernels import TorchKernels
 from minillm.kvcache.pages import pages_for
 from minillm.kvcache.storage import KVCache
 from minillm.model_config import ModelConfig
@@ -47,6 +48,7 @@ class Trial:
     dtype: torch.dtype
     memory: DeviceMemory
     choose: Callable[[KVCache], AttentionBackend]
+    kernels: TorchKernels
 
     def measure(self) -> Measured:
         """What the largest steps take on a CUDA device: run once for whatever is compiled, then watched."""
@@ -58,7 +60,7 @@ class Trial:
         with unheard():
             before = self._cleared()
             if replays:
-                runner.record_graphs(self.config.max_num_seqs)
+                runner.record_graphs(self.config.max_num_seqs, self.kernels)
             graphs = max(self._cleared() - before, 0)
             del runner
             self._cleared()

@@ -113,6 +113,7 @@ static void rotate_and_store(T* __restrict qkv, const T* __restrict cos, const T
                 b[i] = T(y * float(c[half + i]) + x * float(s[half + i]));
             }
         }
+        if (slots[t] < 0) continue;  // a row that is nobody's: it is stored nowhere
         std::memcpy(cache + slots[t] * 2 * Hkv * D, qkv + t * width + H * D, 2 * Hkv * D * sizeof(T));
     }
 }
@@ -182,8 +183,10 @@ static void decode_request(const T* __restrict q, const T* __restrict cache, con
             }
         }
     }
-    for (int64_t h = 0; h < heads; h++)
-        for (int64_t i = 0; i < size; i++) out[h * size + i] = T(sums[h * size + i] / total[h]);
+    for (int64_t h = 0; h < heads; h++) {
+        const float all = length ? total[h] : 1;  // nobody's row looks at nothing, and gets zeros
+        for (int64_t i = 0; i < size; i++) out[h * size + i] = T(sums[h * size + i] / all);
+    }
 }
 
 template <typename T>

@@ -11,8 +11,9 @@ import platform
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Callable
-from functools import cache
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import cache, partial
 from pathlib import Path
 
 import torch
@@ -52,6 +53,18 @@ class CpuKernels(TorchKernels):
             function = getattr(library, f"{name}_{SUFFIX[dtype]}")
             function.argtypes, function.restype = arguments, None
             self._functions[name] = function
+
+    @contextmanager
+    def launches_go_through(self, launch: Callable[..., None]) -> Iterator[None]:
+        plain = dict(vars(self))
+        self._functions = {name: partial(launch, function) for name, function in self._functions.items()}
+        if "_linear" in plain:
+            self._linear = partial(launch, plain["_linear"])
+        try:
+            with super().launches_go_through(launch):
+                yield
+        finally:
+            vars(self).update({name: plain[name] for name in ("_functions", "_linear") if name in plain})
 
     def offset_rms_norm(
         self, x: Tensor, weight: Tensor, eps: float, offset: float, add: Tensor | None = None

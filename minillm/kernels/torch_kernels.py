@@ -1,7 +1,8 @@
 """The operations between the matrix products, in plain torch. They run anywhere, and every faster kernel must agree
 with them."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor
@@ -27,6 +28,24 @@ class TorchKernels:
 
     name = "torch"
     reason = ""  # why these were chosen, in words
+    _launch: Callable[..., None] | None = None  # while a tape records: `launches_go_through`
+
+    @contextmanager
+    def launches_go_through(self, launch: Callable[..., None]) -> Iterator[None]:
+        """Inside, work that torch's dispatcher does not see is done by ``launch(function, *arguments)``, so that
+        whoever records a step hears of it."""
+        self._launch = launch
+        try:
+            yield
+        finally:
+            self._launch = None
+
+    def store(self, cache: Tensor, slots: Tensor, rows: Tensor) -> None:
+        """``rows [T, n]`` into ``cache [P * S, n]`` at ``slots [T]``. In a recorded step a slot may be -1: nowhere."""
+        if self._launch is None:
+            cache.index_copy_(0, slots, rows)
+        else:
+            self._launch(store_where_there_is_a_slot, cache, slots, rows)
 
     def rms_norm(self, x: Tensor, weight: Tensor, eps: float, add: Tensor | None = None) -> Tensor:
         """``x [T, hidden] / sqrt(mean(x^2) + eps) * weight``; ``add [T, hidden]`` is added to ``x`` first, in place."""
@@ -89,7 +108,7 @@ class TorchKernels:
         if turned:
             heads = qkv.view(T, -1, D)[:, : num_heads + num_kv_heads]  # [T, H + Hkv, D]
             self.rotate(heads[:, :, :turned], cos, sin)
-        cache.index_copy_(0, slots, qkv[:, num_heads * D :])
+        self.store(cache, slots, qkv[:, num_heads * D :])
 
     def norm_rotate_and_store(
         self,
@@ -108,6 +127,12 @@ class TorchKernels:
         """`norm_heads`, then `rotate_and_store`, which take the same shapes; a faster kernel reads the heads once."""
         self.norm_heads(qkv, q_weight, k_weight, eps, num_heads, num_kv_heads, offset)
         self.rotate_and_store(qkv, cos, sin, cache, slots, num_heads, num_kv_heads)
+
+
+def store_where_there_is_a_slot(cache: Tensor, slots: Tensor, rows: Tensor) -> None:
+    """``rows [T, n]`` into ``cache [P * S, n]`` at ``slots [T]``; a row with a negative slot goes nowhere."""
+    real = slots >= 0
+    cache.index_copy_(0, slots[real], rows[real])
 
 
 def _rms_norm(x: Tensor, weight: Tensor, eps: float, offset: float) -> Tensor:

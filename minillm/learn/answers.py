@@ -203,3 +203,25 @@ def operations_a_weight(_facts: Facts, event: Event, _scheduler: Scheduler) -> i
     shape, row = event.profile.shape, next(row for row in event.kinds if row.kind == "matrix")
     head = 2 * sum(step.samples for step in event.steps) / len(event.steps) * shape.hidden * shape.vocab
     return round((row.flops - head) / (shape.layers * shape.layer_numbers))
+
+
+def rows_replayed(_facts: Facts, event: Event, _scheduler: Scheduler) -> int:
+    return event.size
+
+
+def rows_of_nobody(_facts: Facts, event: Event, _scheduler: Scheduler) -> int:
+    return event.size - event.count
+
+
+def step_is_replayed(_facts: Facts, _event: Event, _scheduler: Scheduler) -> bool:
+    """The tensors of a batch are built where it is computed from Python, and only there."""
+    return False
+
+
+def slots_written(facts: Facts, event: Event, _scheduler: Scheduler) -> int:
+    graphs = event.engine.runner.graphs
+    return int((graphs.rows[2, : facts["size"]] >= 0).sum())
+
+
+def length_of_first_row(_facts: Facts, event: Event, _scheduler: Scheduler) -> int:
+    return int(event.graphs.lengths[0])

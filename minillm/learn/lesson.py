@@ -20,7 +20,11 @@ from minillm.learn.waiting import Bar, each
 Item = TypeVar("Item")
 
 # What the lesson of that number turns on stays off before it.
-OFF_UNTIL: dict[int, dict[str, Any]] = {6: {"prefix_cache": "none"}, 10: {"async_scheduling": False}}
+OFF_UNTIL: dict[int, dict[str, Any]] = {
+    6: {"prefix_cache": "none"},
+    9: {"enforce_eager": True},
+    10: {"async_scheduling": False},
+}
 GPU_SHARE = 0.25  # of its memory, for each engine: some lessons hold three of them
 
 

@@ -28,6 +28,7 @@ ENGINES: dict[str, Callable[[EngineConfig], bool]] = {
     "few_pages": lambda config: config.num_pages is not None,
     "ahead": lambda config: config.async_scheduling is True,
     "ahead_small": lambda config: config.async_scheduling is True and (config.max_cached_tokens or 0) <= 1024,
+    "replays": lambda config: config.enforce_eager is False and config.max_num_seqs > 2,
 }
 
 
@@ -60,6 +61,7 @@ def questions() -> tuple[Question, ...]:
         answers,
         moments,
         moments_experts,
+        moments_graphs,
         moments_kernels,
         moments_model,
         moments_overlap,
@@ -76,6 +78,7 @@ def questions() -> tuple[Question, ...]:
         moments_prefix,
         moments_sampling,
         moments_kernels,
+        moments_graphs,
         moments_overlap,
         moments_profile,
         moments_experts,

@@ -3,7 +3,9 @@
 The facts come from probes that stand outside all exercises, so they are there whatever the learner has written.
 """
 
+import warnings
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -23,7 +25,7 @@ TENSORS = {  # probe -> its values that are tensors with a row for each token of
     "layer.mlp": {"stream": "the residual stream after attention", "hidden": "the normalised stream"},
     "model.norm": {"stream": "the residual stream at the end"},
 }
-PROBES = ["scheduler.plan", "batch.build", "sampler.token", *TENSORS]
+PROBES = ["scheduler.plan", "batch.build", "graph.replay", "sampler.token", *TENSORS]
 
 
 PREEMPTED = "who is preempted"
@@ -56,7 +58,9 @@ class Trace:
 
     def run(self, most_steps: int) -> int:
         """Step until all is done; how many steps it took."""
-        with listen(PROBES, self._hear):
+        with warnings.catch_warnings(), ExitStack() as stack:
+            warnings.simplefilter("ignore")  # that layers are not seen in replays
+            stack.enter_context(listen(PROBES, self._hear))
             while self.engine.has_requests:
                 if self.step >= most_steps:
                     raise Differs(f"after {self.step} steps requests are still not done, the engine's own all are")
@@ -72,6 +76,10 @@ class Trace:
             self.owners = [(row.request_id, position) for row in rows for position in _positions(row)]
             self.slots = event.batch.slots.tolist()
             self._tell("the slot of a token", self.owners, list(self.slots))
+        elif event.name == "graph.replay":  # every row has one token, in the plan's order
+            self.slots = event.graphs.rows[2, : event.count].tolist()
+            self._tell("rows of the step that is replayed", self.owners, [event.size] * event.count)
+            self._tell("the slot of a token", self.owners, list(self.slots))
         elif event.name == "sampler.token":
             owners = [(row.request_id, row.start + row.count) for row in event.rows]
             self._tell("logits", owners, event.logits.clone())
@@ -86,7 +94,8 @@ class Trace:
         preempted = [(id, 0) for id in event.plan.preempted]
         self._tell(PREEMPTED, preempted, event.plan.preempted)
         rows = event.plan.rows
-        self._tell("tokens to compute", [(row.request_id, row.start) for row in rows], [row.count for row in rows])
+        self.owners = [(row.request_id, row.start) for row in rows]
+        self._tell("tokens to compute", self.owners, [row.count for row in rows])
         S = self.engine.pool.page_size
         pages = [(r.id, i * S, page) for r in event.scheduler.running for i, page in enumerate(r.pages)]
         self._tell("the page of a position", [entry[:2] for entry in pages], [entry[2] for entry in pages])

@@ -171,7 +171,7 @@ def all_that_sampling_can_do() -> "SamplingParams":
 @pytest.fixture(scope="module")
 def watcher(oracle: "Oracle", tmp_path_factory: pytest.TempPathFactory) -> Watcher:
     """An engine's birth and some requests' lives, with all that can happen: chunks, waiting, preemption, abort; then
-    an engine whose model is a mixture of experts."""
+    an engine that replays, and one whose model is a mixture of experts."""
     from tiny_moe import make_moe
 
     from minillm import EngineConfig, SamplingParams
@@ -204,6 +204,12 @@ def watcher(oracle: "Oracle", tmp_path_factory: pytest.TempPathFactory) -> Watch
         engine.add_request([5, 6, 7], SamplingParams(temperature=0, max_tokens=2))
         engine.step()
         engine.abort(engine.add_request([5, 6, 7], SamplingParams()).id)
+        engine = Engine(
+            EngineConfig.from_settings(model=str(oracle.folder), enforce_eager=False, max_num_seqs=2, **sizes)
+        )
+        engine.add_request([5, 6, 7], SamplingParams(temperature=0, max_tokens=3, ignore_eos=True))
+        while engine.has_requests:
+            engine.step()
         folder = tmp_path_factory.mktemp("moe")
         make_moe(folder, num_hidden_layers=1)
         engine = Engine(EngineConfig.from_settings(model=str(folder), async_scheduling=True, **sizes))

@@ -31,7 +31,7 @@ def trial_of(engine: Engine) -> Trial:
     heads = engine.model_config.num_attention_heads
     choose = partial(choose_backend, engine.config.attention_backend, kernels, num_heads=heads)
     memory = DeviceMemory.look(engine.device)
-    return Trial(engine.config, engine.model_config, engine.model, engine.dtype, memory, choose)
+    return Trial(engine.config, engine.model_config, engine.model, engine.dtype, memory, choose, engine.kernels)
 
 
 # --- the formula, beside what torch books

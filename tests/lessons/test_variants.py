@@ -98,6 +98,12 @@ def test_lesson_10_with_an_answer_that_ends_at_once(play: Play) -> None:
         assert "requests still hold 0 pages" in said and said.count("computed, thrown away") == 1
 
 
+def test_lesson_09_with_six_seats(play: Play) -> None:
+    said = play("09", "SEATS = 8", "SEATS = 6")
+    assert "a few sizes are chosen (1, 2, 4, 6)" in said and "say which sizes SEATS = 8 records" in said
+    assert "5 of 6, 4 of 4, 3 of 4, 2 of 2, 1 of 1" in said and "with three requests in a step of 4:" in said
+
+
 def without_probes(task: Task) -> str:
     """The engine's own function, its probes taken out, as a learner may write it."""
     tree = ast.parse(dedent(definition(task)))
