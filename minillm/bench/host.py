@@ -113,6 +113,9 @@ def watched(engine: Engine) -> Iterator[Stopwatch]:
             (runner_module, "sample_in_parts", DEVICE, runner_module.sample_in_parts),
         ]
     with ExitStack() as restore:
+        if engine.device.type == "cpu" and engine.overlap:  # one thread, or the two would be timed as one
+            restore.callback(setattr, engine.overlap, "device", engine.overlap.device)
+            engine.overlap.device = runner
         for owner, name, part, function in parts:
             own = vars(owner).get(name)  # a module's function is its own; a method is its class's
             restore.callback(*((setattr, owner, name, own) if own else (delattr, owner, name)))

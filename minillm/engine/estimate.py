@@ -2,7 +2,7 @@
 can be asked. A test holds it against what torch really takes on a CPU; on a GPU a trial step is measured (trial.py)."""
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from minillm.attention.reference import MOST_GATHERED
 from minillm.config import EngineConfig
@@ -23,10 +23,14 @@ SMALL = 2**18  # all that does not grow with anything here
 
 
 def weight_bytes(model: nn.Module) -> int:
-    """Bytes of all parameters; a table that the embedding and a packed head share is there in both layouts."""
+    """Bytes of all weights, before they are loaded or after, when some are packed: a table that the embedding and a
+    packed head share is there in both layouts."""
+    plain = sum(parameter.nbytes for parameter in model.parameters())
+    layouts = (getattr(module, "packed", None) for module in model.modules())
+    packed = [layout.nbytes for layout in layouts if isinstance(layout, Tensor)]
     head = getattr(model, "lm_head", None)
     twice = isinstance(head, LMHead) and head.keeps_weight and isinstance(head.format, PackedDenseFormat)
-    return sum(p.nbytes for p in model.parameters()) + (head.weight.nbytes if twice and head else 0)
+    return plain + (sum(packed) if packed else head.weight.nbytes if twice and head else 0)
 
 
 def activation_bytes(

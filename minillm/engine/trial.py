@@ -25,6 +25,7 @@ from minillm.scheduler.plan import Joining, PlanRow, StepPlan
 
 MOST_PAGE = 16  # tokens in the trial's one page: where a page is a whole request, it would be as large as a cache
 SPARE = 16  # a step's memory is planned a sixteenth larger: the allocator's pieces do not always fit the next step's
+LATER = 2**27  # for kernels that CUDA loads when they run for the first time, in a step that was not tried
 ROUNDING = 2**22  # for the cache, which comes later, and whose size the allocator rounds up
 
 
@@ -70,7 +71,7 @@ class Trial:
             peak = torch.cuda.max_memory_reserved(device)
             self._cleared()
         return Measured(
-            peak - self.memory.in_torch + (peak - loaded) // SPARE + ROUNDING, self.memory.outside(), graphs
+            peak - self.memory.in_torch + (peak - loaded) // SPARE + ROUNDING, self.memory.outside() + LATER, graphs
         )
 
     def warm_up(self, backend: AttentionBackend) -> None:

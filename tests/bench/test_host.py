@@ -50,13 +50,13 @@ def test_time_goes_to_the_innermost_part(monkeypatch: pytest.MonkeyPatch) -> Non
 def test_parts_of_a_step(folder: Path, overlap: bool) -> None:
     engine = Engine(EngineConfig.from_settings(model=str(folder), num_pages=64, async_scheduling=overlap))
     before = {owner: set(vars(owner)) for owner in (engine, engine.scheduler, engine.runner, engine.model)}
-    sample = runner_module.sample
+    sample = runner_module.sample_in_parts
     found = measure_host(engine, 3, steps=5)
     assert (found.requests, found.steps) == (3, 5)
     assert all(getattr(found, part) > 0 for part in (*PARTS, DEVICE))
     assert found.host == pytest.approx(sum(getattr(found, part) for part in PARTS))
     assert found.step == pytest.approx(found.host + found.device)
-    assert before == {owner: set(vars(owner)) for owner in before} and runner_module.sample is sample
+    assert before == {owner: set(vars(owner)) for owner in before} and runner_module.sample_in_parts is sample
     assert not engine.has_requests
     assert measure_host(engine, 2, steps=3).requests == 2, "and again, in the same engine"
 

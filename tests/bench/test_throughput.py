@@ -83,7 +83,13 @@ def test_what_is_measured(tmp_path: Path) -> None:
 @pytest.mark.parametrize("tied", [False, True])
 def test_the_limit_is_what_copying_reaches(tmp_path: Path, tied: bool, pack: bool) -> None:
     """Weights once a step, without a table of which only rows are read; keys and values as counted."""
-    model = make_llama(tmp_path, tie_word_embeddings=tied)
+    sizes = {
+        "vocab_size": 1024,
+        "hidden_size": 64,
+        "intermediate_size": 128,
+        "num_attention_heads": 4,
+    }  # that packing need not pad
+    model = make_llama(tmp_path, tie_word_embeddings=tied, **sizes)
     work = Traffic("x", [[5, 6, 7]], [4])
     found = measure("tiny", work, {"model": str(tmp_path), "num_pages": 64, "pack_weights": pack}, rounds=1)
     weights = (model.num_parameters() - (0 if tied else model.get_input_embeddings().weight.numel())) * 4

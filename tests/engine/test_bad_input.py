@@ -275,7 +275,7 @@ def test_kernels_that_fail_on_a_card_are_replaced_and_the_choices_say_why(
     assert kernels.name == "torch" and "sm_37" in kernels.reason
     engine = make_engine(oracle.folder)
     assert engine.choices["kernels"].startswith(engine.kernels.name + ": ")
-    assert engine.choices["CUDA graphs"].startswith("none: there are no CUDA graphs on a cpu") or engine.runner.graphs
+    assert engine.choices["recorded steps"].startswith("none: on a cpu little is saved") or engine.runner.graphs
     assert "num_pages=64" in engine.choices["memory"]
     with (
         pytest.warns(UserWarning),
@@ -298,7 +298,7 @@ def test_a_head_that_the_gpus_kernels_cannot_take(tmp_path: Path) -> None:
         make_engine(tmp_path, device="cuda", attention_backend="triton")
     engine = make_engine(tmp_path, device="cuda")
     assert engine.choices["attention_backend"].startswith("reference: the model's heads have 288 numbers")
-    assert engine.choices["CUDA graphs"].startswith("none: attention_backend 'reference'")
+    assert engine.choices["recorded steps"].startswith("none: attention_backend 'reference'")
     run_jobs(engine, [Job((5, 6, 7), 5)])
 
 

@@ -217,7 +217,9 @@ def test_rows_are_sampled_as_without_a_recording() -> None:
     logits = 3 * torch.randn(40, 70, generator=generator)
     heat = torch.tensor([0.0, 0.3, 1.0, 2.0] * 10)
     seeds, positions = torch.randint(2**62, (40,), generator=generator), torch.arange(40)
-    got, drawing = sample_rows(logits.clone(), heat, seeds, positions), heat > 0
+    last_tokens, seats, drawing = torch.zeros(90, dtype=torch.int64), torch.randperm(90)[:40], heat > 0
+    got = sample_rows(logits.clone(), heat, seeds, positions, last_tokens, seats)
+    assert torch.equal(last_tokens[seats], got) and len(last_tokens.nonzero()) <= 40
     assert torch.equal(got[~drawing], logits[~drawing].argmax(dim=-1))
     many = int(drawing.sum())
     settings = SamplingBatch(

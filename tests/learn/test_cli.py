@@ -110,7 +110,7 @@ def test_a_renamed_function(learn: Learn, my: Path) -> None:
 
 def test_unknown_tasks_and_lessons_list_what_there_is(learn: Learn, my: Path) -> None:
     for command in ("hint", "diff", "check"):
-        assert "there is no exercise '9.1'; there are\n  1.1  RMSNorm" in clean(learn(command, "9.1"), 2)
+        assert "there is no exercise '99.1'; there are\n  1.1  RMSNorm" in clean(learn(command, "99.1"), 2)
     for command in ("start", "watch", "race", "check", "reset"):
         assert "lesson '77' has no exercises; these have\n  01  first token" in clean(learn(command, "77"), 2)
 
