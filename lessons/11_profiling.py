@@ -30,6 +30,7 @@ TOKENS = 16  # that each request writes while it is recorded
 MANY = 16  # requests in the larger batch
 PAGES = 1024  # enough for them all, and little beside the model
 ROWS = 1, 8, 64, 256  # tokens that a matrix is multiplied with
+FAR = 0.05  # a share of a limit below which something else is in the way
 NSYS = """\
 nsys profile -t cuda,nvtx -o run \\
     python -m minillm generate 'What is a KV cache?' --profile nvtx
@@ -167,10 +168,11 @@ def by_layers(profile) -> None:
     lesson.say("The same kernels again, put together by the layer that they belong to:")
     lesson.show(by_layer(phase))
     usual = median(layers.values())
+    of_head = f"{number(round(head / usual, 1))} times a layer" if head else "in a CUDA graph it is part of the rest"
     lesson.say(
         f"""All layers have the same shapes, so they should take about the same time; the median is
         {number(round(usual, 1))} us. One that stands out is worth a look. The [bold]head[/] is the last matrix, which
-        makes a score for each token of the vocabulary: {number(round(head / usual, 1))} times a layer."""
+        makes a score for each token of the vocabulary: {of_head}."""
     )
 
 
@@ -236,6 +238,8 @@ def memory_or_arithmetic(engine, profile) -> None:
     for rows, seconds, moved, flops in measured:
         speed, work = moved / seconds / 1e9, flops / seconds / 1e9
         nearer = "memory's limit" if speed / profile.limit > work / peak else "arithmetic's"
+        if max(speed / profile.limit, work / peak) < FAR:
+            nearer = "neither"
         shares = [f"{speed:,.1f}", percent(speed, profile.limit), f"{work:,.1f}", percent(work, peak)]
         cells.append([number(rows), number(round(flops / moved, 1)), amount(seconds, "s"), *shares, nearer])
         points.append(Point(f"{rows} token{'s' * (rows > 1)}", flops / moved, work))
@@ -261,6 +265,11 @@ def memory_or_arithmetic(engine, profile) -> None:
         faster it needs fewer bytes (lessons 13 to 16) or more tokens for each read (a larger batch, lesson 12). A
         prompt stands on the right: it needs a faster processor, or less to compute (lesson 06)."""
     )
+    if "neither" in cells[0]:
+        lesson.say(
+            """Where it says neither, the matrices are so small that this device waits for the next launch (lesson 09),
+            and not for memory or arithmetic. A larger model comes nearer to the roof."""
+        )
 
 
 def multiply(engine, rows: int) -> tuple[float, int, int]:
