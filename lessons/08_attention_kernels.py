@@ -89,7 +89,7 @@ def main() -> None:
         1).any()'[/].""",
         """The same in plain torch, without Triton: [bold]--break attention.block --break-when '(fix < 1).any()'[/].""",
         f"""Change BLOCK = {BLOCK} to {64 if BLOCK == 16 else 16} in this file. Say first what will be different in the
-        last row of the first table, and what will not.""",
+        first table, and what will not in its last row.""",
     )
 
 
@@ -295,7 +295,9 @@ def the_kernel(query: Query) -> Any:
 
     with interpreter() as why_not:
         if why_not:
-            lesson.say(f"It cannot be shown here: {why_not}. All else in this lesson is plain torch.")
+            lesson.say(
+                f"It cannot be shown here: {why_not}. No stop at kernel.* comes without it. All else is plain torch."
+            )
             return None
         out = step_by_step(query)
         an_engine_on_it()

@@ -24,7 +24,7 @@ lesson = Lesson(
 CLIENTS = 16  # requests that write at the same time, where time is measured
 WRITES = 24  # tokens that each of them wants
 SHOWN = 3.4  # steps that a time line shows
-STOP_AT = 6  # the token at which A's answer stops
+STOP_AT = 6  # the token at which B's answer stops
 ROUNDS = 3
 
 
@@ -78,7 +78,7 @@ def main() -> None:
         """Stop when a step is planned whose tokens are not known: [bold]--break overlap.launch --break-when
         'any(request.in_flight for request in scheduler.running)'[/]. Then type [bold]p plan.rows[/].""",
         "Stop in the device's thread: [bold]--break stream.end[/]. Then type [bold]p runner.last_tokens[:4][/].",
-        "Every step as a few lines, in their order: [bold]--log 'overlap.*,stream.*'[/].",
+        "Everything that host and device do, in its order, a thousand lines: [bold]--log 'overlap.*,stream.*'[/].",
         "Before you run it, say how many rows are thrown away with STOP_AT = 1. Then change it in this file.",
     )
 

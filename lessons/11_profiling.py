@@ -75,7 +75,7 @@ def main() -> None:
         "Stop before idle time is counted: [bold]--break profile.phase[/], and look at [bold]by_step[/].",
         "Profile a run of your own: [bold]python -m minillm generate 'What is a KV cache?' --profile my_trace.json[/].",
         f"Open {kept} in https://ui.perfetto.dev: find the slowest layer, and what is slow in it.",
-        "Before you run it, say which column of the fourth part changes with MANY = 4. Then change it in this file.",
+        "Before you run it, say which columns of the fourth part change with MANY = 4. Then change it in this file.",
     )
 
 

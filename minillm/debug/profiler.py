@@ -119,8 +119,10 @@ def file_for(path: Path, name: str = "profile") -> Path:
     is made. ValueError if it cannot be written."""
     if not path.name.endswith((".json", ".json.gz")):
         path = path / f"{name}.json"
+    if not path.parent.parent.is_dir():  # a folder is made, but not all the way to it: that would be a typing error
+        raise ValueError(f"cannot write {path}: there is no folder {path.parent.parent}")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        path.parent.mkdir(exist_ok=True)
         path.open("w").close()
     except OSError as error:
         raise ValueError(f"cannot write {path}: {error.strerror}") from None

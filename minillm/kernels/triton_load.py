@@ -30,7 +30,7 @@ def interpreter() -> Iterator[str | None]:
     when Triton is: so that must not have happened yet, or have happened in here.
     """
     if find_spec("triton") is None:
-        yield "the package triton is not installed (there is one for Linux only)"
+        yield "the package triton is not installed; on Linux, python3 scripts/start.py setup dev brings it"
         return
     before = os.environ.get(INTERPRET)
     os.environ[INTERPRET] = "1"
@@ -51,7 +51,7 @@ def load(device: torch.device, dtype: torch.dtype) -> "tuple[TritonKernels | Non
     if device.type != "cuda" and not interpreted():
         return (
             None,
-            f"they need device='cuda', and this is {device} (Triton's interpreter, TRITON_INTERPRET=1, has one)",
+            f"they need device='cuda', and this is {device} (TRITON_INTERPRET=1 has them interpreted there, slowly)",
         )
     if dtype not in DTYPES:
         return None, f"they compute in float32, bfloat16 and float16, not in {dtype}"

@@ -62,7 +62,9 @@ def check(tasks: list[Task], console: Console, fold: bool = False) -> bool:
 def run_checkpoints(tasks: list[Task]) -> dict[str, list[Outcome]]:
     """The outcomes of each task's tests, by its id."""
     if importlib.util.find_spec("pytest") is None:
-        raise ValueError("checkpoints are run by pytest, which is not here; install it: pip install -e '.[dev]'")
+        raise ValueError(
+            "checkpoints are run by pytest, which is not here; in a clone, python3 scripts/start.py setup dev brings it (or pip install -e '.[dev]')"
+        )
     root = clone()
     nodes = [f"{task.checkpoint}::{task.test}" for task in tasks]
     environment = {name: value for name, value in os.environ.items() if name != "MINILLM_MINE"}

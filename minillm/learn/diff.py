@@ -53,14 +53,14 @@ def first_difference(task: Task) -> str:
 
     facts: list[Fact] = []
     with plain_kernels():
-        engine = make_engine(task.model, **TIGHT, **dict(task.settings))
+        engine = make_engine(task.model, **{**dict(task.settings), **TIGHT})
         requests = add_requests(engine, max_tokens=24)
         steps = Trace(engine, facts.append).run(MAX_STEPS)
     seen = iter(facts)
     at = ""
     try:
         with mine([task]):
-            engine = make_engine(task.model, **TIGHT, **dict(task.settings))
+            engine = make_engine(task.model, **{**dict(task.settings), **TIGHT})
             add_requests(engine, max_tokens=24)
             trace = Trace(engine, lambda fact: compare(fact, next(seen), engine.pool.page_size))
             try:

@@ -60,7 +60,7 @@ def _serve(max_tokens: int, task: Task) -> tuple[float, list[list[int]]]:
     from minillm.learn.workload import ROOMY, add_requests, make_engine
 
     with plain_kernels():
-        engine = make_engine(task.model, **ROOMY, **dict(task.settings))
+        engine = make_engine(task.model, **{**dict(task.settings), **ROOMY})
     requests = add_requests(engine, max_tokens)
     seconds, _ = time_steps(engine)
     return sum(seconds), [request.output_ids for request in requests]

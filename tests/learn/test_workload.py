@@ -44,3 +44,13 @@ def test_a_mistake_shows_in_a_run_of_the_tasks_own_model(my: Path, id: str) -> N
     (my / f"ex{chosen[0].number}.py").write_text(exercise(chosen, bodies), encoding="utf-8")
     assert task(id).model == "nano-moe"
     assert "layer 1: the residual stream before attention" in first_difference(task(id))
+
+
+@pytest.mark.parametrize("id", ["8.1", "9.1", "9.2", "9.3"])
+def test_right_functions_show_no_difference_in_an_engine_that_calls_them(my: Path, id: str) -> None:
+    chosen = lesson_tasks(id.partition(".")[0])
+    my.mkdir()
+    file = my / f"ex{chosen[0].number}.py"
+    file.write_text(exercise(chosen, {one.id: definition(one) for one in chosen}), encoding="utf-8")
+    assert task(id).settings
+    assert first_difference(task(id)).startswith("none: ")
