@@ -63,7 +63,8 @@ def run_checkpoints(tasks: list[Task]) -> dict[str, list[Outcome]]:
     """The outcomes of each task's tests, by its id."""
     if importlib.util.find_spec("pytest") is None:
         raise ValueError(
-            "checkpoints are run by pytest, which is not here; in a clone, python3 scripts/start.py setup dev brings it (or pip install -e '.[dev]')"
+            "checkpoints are run by pytest, which is not here; in a clone, python3 scripts/start.py setup dev brings "
+            "it (or pip install -e '.[dev]')"
         )
     root = clone()
     nodes = [f"{task.checkpoint}::{task.test}" for task in tasks]
