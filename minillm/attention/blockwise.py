@@ -17,11 +17,8 @@ class BlockwiseAttention(ReferenceAttention):
     """Decode reads pages where they lie, a block at a time, in splits of so many blocks."""
 
     name = "blockwise"
+    gathers = False
     recordable: tuple[str, ...] = ()
-
-    def groups(self, batch: ForwardBatch) -> list[tuple[int, int]]:
-        """All together: nothing is copied."""
-        return [(0, batch.num_single)] if batch.num_single else []
 
     def plan_singles(self, batch: ForwardBatch, first: int = 0, last: int | None = None) -> "Windowed":
         return Windowed(batch.num_single, None)

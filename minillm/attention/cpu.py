@@ -32,13 +32,10 @@ class InPlace:
 
 class CpuAttention(ReferenceAttention):
     name = "cpu"
+    gathers = False
 
     def __init__(self, kernels: CpuKernels) -> None:
         self.kernels = kernels
-
-    def groups(self, batch: ForwardBatch) -> list[tuple[int, int]]:
-        """All together: nothing is copied."""
-        return [(0, batch.num_single)] if batch.num_single else []
 
     def plan_singles(self, batch: ForwardBatch, first: int = 0, last: int | None = None) -> InPlace:
         return InPlace(torch.tensor(batch.context_lens[first : last or batch.num_single]))

@@ -76,10 +76,6 @@ class FlashAttention(AttentionBackend):
         context is cut, the package tells from the page table's width."""
         return FlashPlan(lengths, ANY)
 
-    def blocks_a_split(self, lengths: np.ndarray, size: int, kv_cache: KVCache) -> int:
-        """Nothing that the package asks for."""
-        return 0
-
     def attend(self, layer: int, q: Tensor, batch: ForwardBatch, scale: float, window: int | None = None) -> Tensor:
         """``q [T, H, D]`` -> ``[T, H * D]``."""
         T, H, D = q.shape

@@ -57,6 +57,7 @@ class FixedGather(Gather):
 class ReferenceAttention(AttentionBackend):
     name = "reference"
     recordable: tuple[str, ...] = ("cpu",)
+    gathers = True  # whether decode looks at a copy of each context
 
     def prepare(self, batch: ForwardBatch) -> dict[int | None, list[Any]]:
         """A gather for many single-token requests together, as far as memory allows, then one for each longer request.
@@ -98,6 +99,8 @@ class ReferenceAttention(AttentionBackend):
         """The requests with one token, first and last (exclusive) of those that are gathered together: all, unless the
         copies, each as long as the longest of its group, would be `MOST_GATHERED` numbers or more."""
         width = batch.kv_cache.slots[0].shape[1]
+        if not self.gathers:
+            return [(0, batch.num_single)] if batch.num_single else []
         found: list[tuple[int, int]] = []
         first = longest = 0
         for r, length in enumerate(batch.context_lens[: batch.num_single]):

@@ -14,7 +14,6 @@ from minillm.bench.throughput import Run, at_share, serve
 from minillm.bench.traffic import Traffic
 from minillm.config import EngineConfig
 from minillm.engine.engine import Engine
-from minillm.engine.runner import why_eager
 
 
 @dataclass
@@ -75,7 +74,7 @@ def measure_rung(ground: Ground, settings: dict[str, Any], records: bool) -> tup
     try:
         config = engine.config
         if records and not config.enforce_eager and engine.runner.graphs is None:
-            return None, why_eager(config, engine.model, engine.runner.backend, engine.device)
+            return None, engine.eager
         work = ground.work.within(engine.model_config.vocab_size)
         few = min(config.max_num_seqs, len(work.prompts))
         serve(engine, Traffic(work.name, work.prompts[:few], [2] * few), temperature=0)

@@ -13,12 +13,14 @@ from rich.table import Table
 
 from minillm.bench.cpu import Comparison
 from minillm.bench.throughput import Throughput
+from minillm.debug.device_speed import name_of
 from minillm.debug.views.theme import make_console
 
 
 def print_comparisons(results: list[Comparison]) -> None:
     """Two rows a workload: this engine, and the one it is compared with."""
-    title = f"{cpu_name()}, {torch.get_num_threads()} threads; memory is read at {memory_speed():.0f} GB/s"
+    processor, threads = name_of(torch.device("cpu")), torch.get_num_threads()
+    title = f"{processor}, {threads} threads; memory is read at {memory_speed():.0f} GB/s"
     table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
     for name in ("workload", "engine"):
         table.add_column(name, no_wrap=True)
@@ -101,7 +103,7 @@ def environment() -> dict[str, Any]:
         "transformers": transformers.__version__,
         "python": platform.python_version(),
         "threads": torch.get_num_threads(),
-        "cpu": cpu_name(),
+        "cpu": name_of(torch.device("cpu")),
         "memory_gb_per_s": round(memory_speed(), 1),
     }
 
@@ -115,13 +117,3 @@ def memory_speed() -> float:
         data.sum()
         best = min(best, time.perf_counter() - start)
     return data.nbytes / best / 1e9
-
-
-def cpu_name() -> str:
-    try:
-        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    except OSError:
-        pass  # no Linux
-    return platform.processor() or platform.machine()

@@ -6,8 +6,6 @@ from dataclasses import asdict, dataclass
 from itertools import pairwise
 from typing import Any
 
-import torch
-
 from minillm.bench.checkpoints import say
 from minillm.bench.peers import PeerResult, measure_peer
 from minillm.bench.traffic import TEMPERATURE, Traffic
@@ -75,7 +73,6 @@ def measure_beside(
     """Measure ours and then, if asked for, the other engine: both at once would not fit into a GPU's memory."""
     found = measure(model, work, settings, rounds, profile)
     if peer:
-        make_room()
         found.peer = measure_peer(peer, work, settings, rounds)
     return found
 
@@ -86,7 +83,6 @@ def measure(model: str, work: Traffic, settings: dict[str, Any], rounds: int, pr
     start = time.perf_counter()
     from minillm.config import EngineConfig
 
-    make_room()
     engine = Engine(EngineConfig.from_settings(**settings))
     start_up = time.perf_counter() - start
     say(f"{model}: ready after {start_up:.1f} s")
@@ -121,13 +117,6 @@ def measure(model: str, work: Traffic, settings: dict[str, Any], rounds: int, pr
         copy_gb_per_s=copy_speed(engine.device),
         start_up_s=start_up,
     )
-
-
-def make_room() -> None:
-    """Let go of an earlier engine's memory: it refers to itself in places, so only the collector finds it."""
-    gc.collect()
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
 
 
 def weights_read(engine: Engine) -> int:
