@@ -22,15 +22,14 @@ from minillm.engine.runner import ModelRunner, why_eager
 from minillm.engine.trial import Trial
 from minillm.hub import resolve_model
 from minillm.kernels.choose import choose_kernels
+from minillm.kvcache.manager import KVCacheManager
 from minillm.kvcache.pages import PagePool
-from minillm.kvcache.prefix import NoPrefixCache
-from minillm.kvcache.radix import RadixCache
 from minillm.kvcache.storage import KVCache
 from minillm.layers.build import LayerBuild
 from minillm.model_config import ModelConfig
 from minillm.models.weights import build_model, load_weights
 from minillm.quantization.packed import choose_format
-from minillm.request import Request, RequestOutput, SamplingParams
+from minillm.request import Place, Request, RequestOutput, SamplingParams
 from minillm.scheduler.plan import StepPlan, StepResult
 from minillm.scheduler.scheduler import Scheduler
 from minillm.tokenizer import NoTokenizer, Tokenizer
@@ -73,15 +72,16 @@ class Engine:
             self.memory = plan_memory(
                 config, self.model_config, model, self.dtype, memory, trial.measure if measured else None
             )
-        pool = PagePool(self.memory.num_pages, self.memory.page_size)
+        manager = KVCacheManager(
+            self.memory.num_pages, self.memory.page_size, config.prefix_cache, reuse_kv=config.reuse_kv
+        )
+        pool = manager.pool
         heads = self.model_config.num_key_value_heads
         with room_for("making the KV cache", memory, "lower gpu_memory_utilization, or say num_pages"):
             cache = KVCache(self.model_config, pool.num_pages, pool.page_size, heads, self.dtype, self.device)
         probe.on and probe("kv.create", cache=cache, pool=pool)
         backend = choose(cache)
-        self.scheduler = Scheduler(
-            config, pool, RadixCache(pool) if config.prefix_cache == "radix" else NoPrefixCache()
-        )
+        self.scheduler = Scheduler(config, manager)
         self.runner = ModelRunner(config, model, cache, backend, self.device)
         self.runner.draws_fast = kernels.name == "triton"
         # Why decode steps are not replayed, if they are not.
@@ -172,7 +172,7 @@ class Engine:
         """Another answer to the same prompt: only its seed is another."""
         id = leader.id + index
         seed = self._seed(leader.params, id, index)
-        return replace(leader, id=id, seed=seed, leader=leader, index=index, output_ids=[], pages=[], logprobs=[])
+        return replace(leader, id=id, seed=seed, leader=leader, index=index, output_ids=[], place=Place(), logprobs=[])
 
     def _seed(self, params: SamplingParams, id: int, index: int) -> int:
         """The user's seed, another for each of several answers; or one that is the same again when the same program

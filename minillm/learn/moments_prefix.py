@@ -10,7 +10,8 @@ from minillm.scheduler.scheduler import Scheduler
 
 
 def tree_of(scheduler: Scheduler) -> RadixCache | None:
-    return scheduler.cache if isinstance(scheduler.cache, RadixCache) else None
+    cache, kind = scheduler.cache, scheduler.config.prefix_cache
+    return cache if kind == "radix" and isinstance(cache, RadixCache) else None
 
 
 def ends_in_the_tree(event: Event, scheduler: Scheduler) -> Facts | None:

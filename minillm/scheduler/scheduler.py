@@ -1,4 +1,4 @@
-"""The scheduler: who runs in the next step, with how many tokens and which pages.
+"""The scheduler: who runs in the next step, and with how many tokens. Where they go, the `KVCacheManager` says.
 
 There is no prefill phase and no decode phase. Every request has pending tokens (known, but without keys and values),
 and a step computes some of them; a request whose last known token was computed gets a new one. vLLM V1 does the same.
@@ -8,8 +8,9 @@ from collections import deque
 
 from minillm.config import EngineConfig
 from minillm.debug.probes import probe
-from minillm.kvcache.pages import PagePool, pages_for
-from minillm.kvcache.prefix import NoPrefixCache, PrefixCache
+from minillm.kvcache.manager import KVCacheManager
+from minillm.kvcache.pages import PagePool
+from minillm.kvcache.prefix import PrefixCache
 from minillm.request import Request, RequestState
 from minillm.scheduler.plan import Joining, PlanRow, StepPlan, StepResult
 from minillm.scheduler.policy import POLICIES
@@ -18,17 +19,15 @@ from minillm.scheduler.policy import POLICIES
 class Scheduler:
     """Waiting requests in the order of the policy, running ones in order of admission (oldest first)."""
 
-    def __init__(self, config: EngineConfig, pool: PagePool, cache: PrefixCache | None = None) -> None:
+    def __init__(self, config: EngineConfig, manager: KVCacheManager) -> None:
         self.config = config
-        self.pool = pool
-        self.cache = cache or NoPrefixCache()
+        self.manager = manager
         self.policy = POLICIES[config.scheduling_policy]()
         self.waiting: deque[Request] = deque()
         self.running: list[Request] = []
         self._alive: dict[int, Request] = {}  # both, by id
-        self._aside: list[Request] = []  # while a step is planned: who waits for another answer's prompt
         # Who runs holds a page at least, so more seats than pages are never taken.
-        self.num_seats = min(config.max_num_seqs, pool.num_pages)
+        self.num_seats = min(config.max_num_seqs, manager.pool.num_pages)
         self.free_seats = list(reversed(range(self.num_seats)))
         self.num_steps = 0
         self.num_preemptions = 0
@@ -38,14 +37,18 @@ class Scheduler:
         return not self.waiting and not self.running
 
     @property
-    def num_available(self) -> int:
-        """Pages that can be had: the free ones, and those that only the prefix cache keeps."""
-        return self.pool.num_free + self.cache.num_evictable
+    def pool(self) -> PagePool:
+        """The manager's pages, for whoever looks; as is `cache`."""
+        return self.manager.pool
+
+    @property
+    def cache(self) -> PrefixCache:
+        return self.manager.cache
 
     def add(self, request: Request) -> None:
         """Queue a request. ValueError if it could never run, however long it waited."""
         longest = len(request.prompt_ids) + request.max_tokens - 1  # the last token's KV is never needed
-        needed = pages_for(longest, self.pool.page_size)
+        needed = self.manager.pages_for(longest)
         if needed > self.pool.num_pages:
             raise ValueError(
                 f"request {request.id} may grow to {longest} cached tokens, which is {needed} pages of "
@@ -75,30 +78,28 @@ class Scheduler:
             i += 1
         # 2. If nobody had to leave: waiting requests.
         if may_admit and not plan.preempted and self.waiting and self.free_seats:
-            self.policy.sort_waiting(self.waiting, self.cache)
+            self.policy.sort_waiting(self.waiting, self.manager)
             self.admit(plan, budget)
-            if self._aside:
-                self.waiting = deque(sorted([*self.waiting, *self._aside], key=lambda request: request.id))
-                self._aside = []
         probe.on and probe("scheduler.plan", plan=plan, scheduler=self)
         return plan
 
     def admit(self, plan: StepPlan, budget: int) -> None:
         """Let waiting requests in, from the front of the queue, while the token budget, seats and pages last. What the
-        prefix cache knows of a request (`_look_up`) need not be computed.
+        prefix cache knows of a request (`KVCacheManager.look_up`) need not be computed.
 
         Whoever is first in the queue and cannot come in yet keeps the others waiting: nobody is overtaken for ever.
         """
         while self.free_seats and (request := self._front()):
-            self._look_up(request)
+            self.manager.look_up(request)
             count = self._chunk(request, budget)
-            if count == 0 or self._lacking(request, count) > self.num_available:
+            if count == 0 or self.manager.lacking(request, count) > self.manager.num_available:
                 probe.on and probe("scheduler.wait", request=request, why=self.why(request, budget))
-                self._give_back(request)
+                self.manager.give_back(request)
                 break
             probe.on and probe("scheduler.admit", request=request, count=count, scheduler=self)
-            self.running.append(self.waiting.popleft())
-            request.state, request.seat = RequestState.RUNNING, self.free_seats.pop()
+            self.waiting.remove(request)
+            self.running.append(request)
+            request.state, request.place.seat = RequestState.RUNNING, self.free_seats.pop()
             self._take(request, count, plan, Joining.of(request))
             budget -= count
 
@@ -121,7 +122,7 @@ class Scheduler:
             if request.finished:
                 self.end(request)
             elif not self.config.reuse_kv:
-                request.num_computed = 0
+                request.place.num_computed = 0
         return advanced
 
     def advance(self, plan: StepPlan) -> None:
@@ -130,10 +131,10 @@ class Scheduler:
             request = self._alive.get(row.request_id)
             if request is None:
                 continue  # aborted meanwhile
-            request.num_computed += row.count
+            request.place.num_computed += row.count
             if row.samples:
                 request.in_flight += 1
-                request.last_on_device = True
+                request.place.last_on_device = True
         plan.advanced = True
 
     def abort(self, request: Request) -> None:
@@ -167,15 +168,14 @@ class Scheduler:
         The books may have been half written, so they are not undone but begun anew: all pages and seats are free, and
         every request that has not ended waits.
         """
-        self.cache.forget()
-        self.pool.reset()
+        self.manager.reset()
         for request in self._alive.values():
-            request.pages, request.node, request.num_shareable, request.num_computed = [], None, 0, 0
-            request.seat, request.last_on_device, request.in_flight = -1, False, 0
+            request.leave()
+            request.in_flight = 0  # nobody will read them
         self._alive = {id: request for id, request in self._alive.items() if not request.finished}
         for request in self._alive.values():
             request.state = RequestState.WAITING
-        self.running, self._aside = [], []
+        self.running = []
         self.waiting = deque(sorted(self._alive.values(), key=lambda request: request.id))
         self.free_seats = list(reversed(range(self.num_seats)))
 
@@ -186,7 +186,7 @@ class Scheduler:
                 f"the prefix cache was not flushed: {len(self.running)} requests run and {len(self.waiting)} wait; "
                 "let them end, or abort them"
             )
-        self.cache.clear()
+        self.manager.flush()
 
     def why(self, request: Request, budget: int | None = None) -> str:
         """In words: why a request is where it is."""
@@ -196,21 +196,20 @@ class Scheduler:
             return f"runs: {request.num_pending} tokens pending, {len(request.pages)} pages"
         if self.config.batching == "static" and self.running:
             return f"waits: static batching admits only when nothing runs, and {len(self.running)} run"
-        if self._follows(request):
-            first = request.leader and request.leader.id
-            return f"waits: request {first} is computing the prompt, whose pages it will share"
+        if first := self.manager.awaited(request):
+            return f"waits: request {first.id} is computing the prompt, whose pages it will share"
         if not self.free_seats:
             return f"waits: all {self.num_seats} seats (max_num_seqs) are taken"
         budget = self.config.max_num_batched_tokens if budget is None else budget
         count = self._chunk(request, budget)
         if count == 0:
             return f"waits: {request.num_pending} tokens pending, {budget} left of the step's token budget"
-        return f"waits: needs {self._lacking(request, count)} pages, {self.num_available} free"
+        lacking, available = self.manager.lacking(request, count), self.manager.num_available
+        return f"waits: needs {lacking} pages, {available} free"
 
     def check(self) -> None:
         """Recount all pages and seats; RuntimeError says what is wrong."""
-        in_tree = self.cache.check(request.node for request in self.running)
-        self.pool.check([*(request.pages for request in [*self.running, *self.waiting]), in_tree])
+        self.manager.check([*self.running, *self.waiting])
         seats = sorted([*self.free_seats, *(request.seat for request in self.running)])
         if seats != list(range(self.num_seats)):
             raise RuntimeError(f"seats are lost or taken twice: {seats}")
@@ -222,13 +221,9 @@ class Scheduler:
             return min(pending, budget, limit)
         return pending if pending <= budget else 0  # all or nothing
 
-    def _lacking(self, request: Request, count: int) -> int:
-        """Pages that the request lacks to have ``count`` more tokens computed."""
-        return max(pages_for(request.num_computed + count, self.pool.page_size) - len(request.pages), 0)
-
     def _make_room(self, request: Request, count: int, plan: StepPlan) -> bool:
         """Preempt the youngest until there are pages enough. False if that was the request itself."""
-        while self._lacking(request, count) > self.num_available:
+        while self.manager.lacking(request, count) > self.manager.num_available:
             victim = self.running[-1]
             probe.on and probe("scheduler.preempt", request=victim, for_request=request, scheduler=self)
             self._preempt(victim, plan)
@@ -249,88 +244,27 @@ class Scheduler:
         request.state = RequestState.WAITING
         self.waiting.appendleft(request)
 
-    def _look_up(self, request: Request) -> None:
-        """Give a request the pages that hold its first tokens already. At least one token is left to compute, because
-        the logits after the last one are needed."""
-        S = self.pool.page_size
-        known = 0 if request.wants_prompt_logprobs else (request.num_tokens - 1) // S
-        match = self.cache.match(request.token_ids(0, known * S), request.namespace)
-        if match.pages:
-            probe.on and probe("radix.match", request=request, pages=match.pages, node=match.node, cache=self.cache)
-            self.cache.lock(match.node)
-        elif self.config.prefix_cache == "none":
-            match.pages = self._pages_of_leader(request, known)
-        self.pool.share(match.pages)
-        request.pages, request.node = match.pages, match.node
-        request.num_shareable = len(match.pages)
-        request.num_computed = len(match.pages) * S
-
     def _front(self) -> Request | None:
-        """Who is first in the queue. Requests that wait for another answer's prompt step aside until the step is
-        planned: they need keep nobody waiting."""
-        while self.waiting and self._follows(self.waiting[0]):
-            self._aside.append(self.waiting.popleft())
-        return self.waiting[0] if self.waiting else None
-
-    def _follows(self, request: Request) -> bool:
-        """Whether its prompt is just being computed, as that of another answer to it, whose pages it is to share."""
-        leader = request.leader
-        if leader is None or leader.state is not RequestState.RUNNING or not self.config.reuse_kv:
-            return False
-        return len(leader.pages) < pages_for(len(leader.prompt_ids), self.pool.page_size)
-
-    def _pages_of_leader(self, request: Request, most: int) -> list[int]:
-        """Up to ``most`` full pages of the prompt, from the other answer to it that computed them."""
-        leader = request.leader
-        if leader is None or not self.config.reuse_kv:
-            return []
-        return leader.pages[: min(most, leader.num_shareable, len(leader.prompt_ids) // self.pool.page_size)]
+        """Who is first in the queue. Requests that wait for another answer's prompt need keep nobody waiting."""
+        return next((request for request in self.waiting if not self.manager.awaited(request)), None)
 
     def _take(self, request: Request, count: int, plan: StepPlan, joins: Joining | None = None) -> None:
         """Give the request its pages for this step, and write its row of the plan."""
-        start, end = request.num_computed, request.num_computed + count
+        place = request.place
+        start, end = place.num_computed, place.num_computed + count
+        known: list[int] = []
         if joins:
-            self._count_admission(request)
-        known = request.pages.copy() if joins else []  # found in the prefix cache: new to the runner
-        new_pages: list[int] = []
-        if lacking := self._lacking(request, count):
-            self.cache.evict(lacking - self.pool.num_free)
-            new_pages = self.pool.append(request.pages, end)
-            probe.on and probe("kv.allocate", request=request, pages=new_pages, pool=self.pool)
-        if count > 1 or end % self.pool.page_size <= 1:  # else this step fills no page, nor did the one before
-            self._make_shareable(request, start, end)
-        token_ids = [] if request.last_on_device and count == 1 else request.token_ids(start, count)
-        samples = end == request.num_tokens
-        pages, held = known + new_pages, len(request.pages)
-        plan.rows.append(PlanRow(request.id, request.seat, start, count, token_ids, pages, held, samples, joins))
-
-    def _count_admission(self, request: Request) -> None:
-        self.cache.stats.count(request.num_tokens, request.num_computed)
-        self.policy.admitted(request, self.waiting)
-        if request.num_cached is None:
-            request.num_cached = request.num_computed
-
-    def _make_shareable(self, request: Request, start: int, end: int) -> None:
-        """Let others find the request's pages that are full once this step is done, even others in the same step: every
-        layer stores all its keys and values before it looks at any."""
-        first, full = request.num_shareable, min(end, request.num_known) // self.pool.page_size
-        S = self.pool.page_size
-        if full > first and full > (start - 1) // S:  # one has become full just now; else it was tried before, in vain
-            token_ids = request.token_ids(first * S, (full - first) * S)
-            pages = request.pages[first:full]
-            request.node, taken = self.cache.insert(request.node, token_ids, pages, request.namespace)
-            request.num_shareable += taken
+            self.manager.count(request)
+            self.policy.admitted(request, self.waiting)
+            known = place.pages.copy()  # found in the prefix cache: new to the runner
+        pages = known + self.manager.take(request, count)
+        token_ids = [] if place.last_on_device and count == 1 else request.token_ids(start, count)
+        samples, held = end == request.num_tokens, len(place.pages)
+        plan.rows.append(PlanRow(request.id, place.seat, start, count, token_ids, pages, held, samples, joins))
 
     def _leave(self, request: Request) -> None:
         """Give seat and pages back."""
         probe.on and probe("kv.free", request=request, pages=request.pages, pool=self.pool)
-        self._give_back(request)
         self.running.remove(request)
         self.free_seats.append(request.seat)
-        request.seat, request.last_on_device = -1, False
-
-    def _give_back(self, request: Request) -> None:
-        """Let go of the request's pages and its place in the prefix cache: without pages, nothing is computed."""
-        self.cache.unlock(request.node)
-        self.pool.free(request.pages)
-        request.pages, request.node, request.num_shareable, request.num_computed = [], None, 0, 0
+        self.manager.give_back(request)

@@ -9,7 +9,7 @@ from workload import Job, make_engine, run_jobs
 from minillm.config import EngineConfig
 from minillm.debug.probes import Event, listen
 from minillm.engine.engine import Engine
-from minillm.kvcache.pages import PagePool
+from minillm.kvcache.manager import KVCacheManager
 from minillm.request import Request, SamplingParams, StructuredOutputsParams
 from minillm.scheduler.plan import StepPlan, StepResult
 from minillm.scheduler.scheduler import Scheduler
@@ -21,7 +21,7 @@ TIGHT: dict[str, Any] = {"page_size": 4, "num_pages": 9, "max_num_batched_tokens
 def planned(prompts: tuple[int, ...] = (6, 5), budget: int = 64, **settings: Any) -> tuple[Scheduler, StepPlan]:
     """Requests with these prompt lengths, and the plan of their first step; each may write 4 tokens."""
     config = EngineConfig(max_model_len=64, page_size=4, max_num_batched_tokens=budget, **settings)
-    scheduler = Scheduler(config, PagePool(100, 4))
+    scheduler = Scheduler(config, KVCacheManager(100, 4, reuse_kv=config.reuse_kv))
     for id, length in enumerate(prompts):
         params = SamplingParams(max_tokens=4)
         scheduler.add(Request(id, list(range(length)), params, 4, seed=id, stop_ids=frozenset([99])))
@@ -48,7 +48,7 @@ class TestAdvance:
         scheduler.advance(plan)
         flying = {request.id: request.in_flight for request in scheduler.running}
         assert flying == {0: 1, 1: 1}, f"each request has one token in flight; in_flight is {flying}"
-        here = [request.id for request in scheduler.running if request.last_on_device]
+        here = [request.id for request in scheduler.running if request.place.last_on_device]
         assert here == [0, 1], f"the device has the last token of requests 0 and 1; last_on_device says so of {here}"
 
     def test_the_next_plan_needs_no_token(self) -> None:
@@ -69,7 +69,7 @@ class TestAdvance:
             f"request 1 has 10 of its 20 prompt tokens in this step, so it samples nothing: (num_computed, in_flight) "
             f"by request is {got}, and (10, 0) is right for it"
         )
-        assert not scheduler.running[1].last_on_device, (
+        assert not scheduler.running[1].place.last_on_device, (
             "request 1 has sampled no token yet, so the device has no last token of it (last_on_device)"
         )
 

@@ -6,7 +6,7 @@ Three requests of 6 tokens each share 5 pages of 4, so the third waits, and late
 from minillm.config import EngineConfig
 from minillm.debug.probes import set_step
 from minillm.debug.stops import arm_from_environment
-from minillm.kvcache.pages import PagePool
+from minillm.kvcache.manager import KVCacheManager
 from minillm.request import Request, SamplingParams
 from minillm.scheduler.plan import StepResult
 from minillm.scheduler.scheduler import Scheduler
@@ -14,7 +14,7 @@ from minillm.scheduler.scheduler import Scheduler
 
 def main() -> None:
     arm_from_environment()
-    scheduler = Scheduler(EngineConfig(max_model_len=20, page_size=4, max_num_seqs=4), PagePool(5, 4))
+    scheduler = Scheduler(EngineConfig(max_model_len=20, page_size=4, max_num_seqs=4), KVCacheManager(5, 4))
     for i in range(3):
         scheduler.add(Request(i, prompt_ids=[1, 2, 3, 4, 5, 6], params=SamplingParams(), max_tokens=5, seed=0))
     while not scheduler.idle:

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from minillm.config import EngineConfig
-from minillm.kvcache.pages import PagePool
+from minillm.kvcache.manager import KVCacheManager
 from minillm.request import Request, RequestState, SamplingParams
 from minillm.scheduler.plan import StepPlan, StepResult
 from minillm.scheduler.scheduler import Scheduler
@@ -14,7 +14,7 @@ from minillm.scheduler.scheduler import Scheduler
 def make_scheduler(num_pages: int = 100, **settings: Any) -> Scheduler:
     config = EngineConfig.from_settings(**{"page_size": 4, "max_model_len": 64, **settings})
     assert isinstance(config.page_size, int)
-    return Scheduler(config, PagePool(num_pages, config.page_size))
+    return Scheduler(config, KVCacheManager(num_pages, config.page_size, reuse_kv=config.reuse_kv))
 
 
 def add(scheduler: Scheduler, id: int, prompt: int, max_tokens: int = 8) -> Request:
