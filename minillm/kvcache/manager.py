@@ -6,11 +6,11 @@ KVCacheManager.)
 
 from collections.abc import Hashable, Iterable
 
-from minillm.debug.probes import probe
 from minillm.kvcache.pages import PagePool, pages_for
 from minillm.kvcache.prefix import PrefixCache
 from minillm.kvcache.radix import RadixCache
 from minillm.kvcache.siblings import SiblingCache
+from minillm.probe import probe
 from minillm.request import Request, RequestState
 
 
