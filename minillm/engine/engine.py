@@ -9,7 +9,6 @@ import torch
 
 from minillm.attention.backend import choose_backend
 from minillm.config import EngineConfig
-from minillm.debug.stops import arm_from_environment
 from minillm.engine.overlap import Overlap
 from minillm.hub import resolve_model
 from minillm.kernels.choose import choose_kernels
@@ -41,7 +40,6 @@ class Engine:
     """One model on one device, and the requests that it serves."""
 
     def __init__(self, config: EngineConfig) -> None:
-        arm_from_environment()
         # 1. What was asked for, and what "auto" means here.
         self.config = config
         self.folder = resolve_model(config.model)

@@ -7,7 +7,6 @@ KVCacheManager.)
 from collections.abc import Hashable, Iterable
 
 from minillm.kvcache.pages import PagePool, pages_for
-from minillm.kvcache.prefix import PrefixCache
 from minillm.kvcache.radix import RadixCache
 from minillm.kvcache.siblings import SiblingCache
 from minillm.probe import probe
@@ -23,7 +22,7 @@ class KVCacheManager:
     def __init__(self, num_pages: int, page_size: int, prefix_cache: str = "none", reuse_kv: bool = True) -> None:
         self.pool = PagePool(num_pages, page_size)
         self.prefix_cache, self.reuse_kv = prefix_cache, reuse_kv
-        self.cache: PrefixCache = RadixCache(self.pool) if prefix_cache == "radix" else SiblingCache(self.pool)
+        self.cache: RadixCache = RadixCache(self.pool) if prefix_cache == "radix" else SiblingCache(self.pool)
 
     @property
     def num_available(self) -> int:
@@ -71,7 +70,8 @@ class KVCacheManager:
     def take(self, request: Request, count: int) -> list[int]:
         """Give a request the pages that it lacks for ``count`` more tokens; the new ones. There must be so many."""
         place, S = request.place, self.pool.page_size
-        start, end = place.num_computed, place.num_computed + count
+        start = place.num_computed
+        end = start + count
         new_pages: list[int] = []
         if lacking := self.lacking(request, count):
             self.cache.evict(lacking - self.pool.num_free)

@@ -10,8 +10,7 @@ from minillm.scheduler.scheduler import Scheduler
 
 
 def tree_of(scheduler: Scheduler) -> RadixCache | None:
-    cache, kind = scheduler.cache, scheduler.config.prefix_cache
-    return cache if kind == "radix" and isinstance(cache, RadixCache) else None
+    return scheduler.cache if scheduler.config.prefix_cache == "radix" else None
 
 
 def ends_in_the_tree(event: Event, scheduler: Scheduler) -> Facts | None:
