@@ -69,9 +69,9 @@ def test_pdb_with_a_condition() -> None:
 
 
 def test_pdb_looks_at_what_the_catalogue_says() -> None:
-    done = run("look\nu\nlook\nq\n", MINILLM_BREAK="kv.allocate", MINILLM_BREAK_WHEN="request.id == 1")
+    done = run("look\nu\nu\nlook\nq\n", MINILLM_BREAK="kv.allocate", MINILLM_BREAK_WHEN="request.id == 1")
     assert done.returncode == 0, done.stderr
-    here, above = done.stdout.split("(Pdb) ")[1], done.stdout.split("(Pdb) ")[3]
+    here, above = done.stdout.split("(Pdb) ")[1], done.stdout.split("(Pdb) ")[4]
     assert "   request.pages = [2, 3]   (the page table, the new pages last)\n" in here
     assert " ✓ no page twice: len(set(request.pages)) == len(request.pages) is True\n" in here
     assert "✗" not in here and "Error" not in here
