@@ -27,7 +27,7 @@ class KVCacheManager:
     @property
     def num_available(self) -> int:
         """Pages that can be had: the free ones, and those that only the prefix cache keeps."""
-        return self.pool.num_free + self.cache.num_evictable
+        return len(self.pool.free_pages) + self.cache.num_evictable
 
     def pages_for(self, num_tokens: int) -> int:
         """How many pages so many tokens need."""
@@ -37,6 +37,11 @@ class KVCacheManager:
         """Pages that the request lacks to have ``count`` more tokens computed."""
         place = request.place
         return max(pages_for(place.num_computed + count, self.pool.page_size) - len(place.pages), 0)
+
+    def room(self, request: Request) -> int:
+        """How many more tokens of a request could be computed, with all pages that can be had."""
+        place = request.place
+        return (len(place.pages) + self.num_available) * self.pool.page_size - place.num_computed
 
     def look_up(self, request: Request) -> None:
         """Give a request the pages that hold its first tokens already. At least one token is left to compute, because
@@ -73,8 +78,8 @@ class KVCacheManager:
         start = place.num_computed
         end = start + count
         new_pages: list[int] = []
-        if lacking := self.lacking(request, count):
-            self.cache.evict(lacking - self.pool.num_free)
+        if end > len(place.pages) * S:
+            self.cache.evict(self.lacking(request, count) - self.pool.num_free)
             new_pages = self.pool.append(place.pages, end)
             probe.on and probe("kv.allocate", request=request, pages=new_pages, pool=self.pool)
         if end // S > place.num_offered and place.node is not None:

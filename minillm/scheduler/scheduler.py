@@ -7,7 +7,8 @@ and a step computes some of them; a request whose last known token was computed 
 from minillm.config import EngineConfig
 from minillm.kvcache.manager import KVCacheManager
 from minillm.probe import probe
-from minillm.request import Request, RequestState
+from minillm.request import Candidate, Request, RequestState
+from minillm.scheduler.drafts import Proposer, may_draft
 from minillm.scheduler.plan import Joining, PlanRow, StepPlan, StepResult
 from minillm.scheduler.policy import POLICIES
 from minillm.scheduler.queues import Queues
@@ -16,8 +17,9 @@ from minillm.scheduler.queues import Queues
 class Scheduler(Queues):
     """Waiting requests in the order of the policy, running ones in order of admission (oldest first)."""
 
-    def __init__(self, config: EngineConfig, manager: KVCacheManager) -> None:
+    def __init__(self, config: EngineConfig, manager: KVCacheManager, proposer: Proposer | None = None) -> None:
         super().__init__(config, manager)
+        self.proposer = proposer
         self.policy = POLICIES[config.scheduling_policy]()
         self.num_steps = 0
         self.num_preemptions = 0
@@ -38,6 +40,8 @@ class Scheduler(Queues):
             if count and self._make_room(request, count, plan):
                 self._take(request, count, plan)
                 budget -= count
+                if self.proposer:
+                    budget -= self._add_drafts(request, plan, budget)
             i += 1
         # 2. If nobody had to leave: waiting requests.
         if may_admit and not plan.preempted and self.waiting and self.free_seats:
@@ -77,10 +81,13 @@ class Scheduler(Queues):
                 probe.on and probe("overlap.discard", row=row, plan=plan, result=result)
                 continue
             if row.samples:
-                token_id = result.tokens[request.id]
+                token_ids, logprobs = result.tokens[request.id], result.logprobs.get(request.id)
+                token_id = token_ids[0]
                 request.in_flight -= 1
                 probe.on and probe("request.token", request=request, token_id=token_id)
-                request.append(token_id, result.logprobs.get(request.id))
+                request.append(token_id, logprobs and logprobs[0])
+                if len(token_ids) > 1:
+                    self._append_run(request, token_ids, logprobs)
                 advanced.append(request)
             if request.finished:
                 self.end(request)
@@ -89,15 +96,20 @@ class Scheduler(Queues):
         return advanced
 
     def advance(self, plan: StepPlan) -> None:
-        """Book a plan's tokens as computed, and those that it samples as on their way. Once is enough."""
+        """Book a plan's tokens as computed, and those that it samples as on their way. Once is enough. Drafts do not
+        count: which of them are right, only `commit` knows."""
         for row in () if plan.advanced else plan.rows:
             request = self._alive.get(row.request_id)
             if request is None:
                 continue  # aborted meanwhile
-            request.place.num_computed += row.count
+            place = request.place
+            place.num_computed += row.count
             if row.samples:
                 request.in_flight += 1
-                request.place.last_on_device = True
+                place.last_on_device = True
+            if row.draft_ids:
+                place.num_computed -= len(row.draft_ids)
+                place.last_on_device = False
         plan.advanced = True
 
     def why(self, request: Request, budget: int | None = None) -> str:
@@ -144,16 +156,45 @@ class Scheduler(Queues):
         self.num_preemptions += 1
         plan.preempted.append(request.id)
 
+    def _add_drafts(self, request: Request, plan: StepPlan, budget: int) -> int:
+        """Add to the request's row, the last of the plan, what may come after its last token, if that is all that is
+        pending: as much as the budget, its answer and the pages have room for. How many it were.
+
+        Nobody is preempted for drafts.
+        """
+        row = plan.rows[-1]
+        if row.count > 1 or not row.samples or request.in_flight or not self.proposer or not may_draft(request):
+            return 0
+        most = min(budget, request.max_tokens - len(request.output_ids) - 1, self.manager.room(request) - 1)
+        row.draft_ids = self.proposer.propose(request, most)[:most] if most > 0 else ()
+        if row.draft_ids:
+            row.token_ids = [*request.token_ids(row.start, 1), *row.draft_ids]
+            row.count += len(row.draft_ids)
+            row.new_pages = row.new_pages + self.manager.take(request, row.count)
+            row.num_pages = len(request.pages)
+            plan.num_drafts += len(row.draft_ids)
+        return len(row.draft_ids)
+
+    def _append_run(self, request: Request, token_ids: list[int], logprobs: list[list[Candidate]] | None) -> None:
+        """Give a request the rest of its new tokens, of which it has the first, until one ends it: what lies behind
+        that is dropped. The token before each was a draft, and the right one: its key and value are there."""
+        for i, token_id in enumerate(token_ids[1:], 1):
+            if request.finished:
+                break
+            request.place.num_computed += 1
+            probe.on and probe("request.token", request=request, token_id=token_id)
+            request.append(token_id, logprobs and logprobs[i])
+
     def _take(self, request: Request, count: int, plan: StepPlan, joins: Joining | None = None) -> None:
         """Give the request its pages for this step, and write its row of the plan."""
         place = request.place
         start, end = place.num_computed, place.num_computed + count
-        known: list[int] = []
+        pages = self.manager.take(request, count)
+        held = len(place.pages)
         if joins:
             self.manager.count(request)
             self.policy.admitted(request, self.waiting)
-            known = place.pages.copy()  # found in the prefix cache: new to the runner
-        pages = known + self.manager.take(request, count)
+            pages = place.pages.copy()  # those found in the prefix cache are new to the runner too
         token_ids = [] if place.last_on_device and count == 1 else request.token_ids(start, count)
-        samples, held = end == request.num_tokens, len(place.pages)
+        samples = end == request.num_tokens
         plan.rows.append(PlanRow(request.id, place.seat, start, count, token_ids, pages, held, samples, joins))

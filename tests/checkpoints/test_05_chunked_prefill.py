@@ -77,7 +77,7 @@ def three_running(pages: int = 6) -> Scheduler:
     for id in range(4):
         scheduler.add(request(id, 4))
     plan = scheduler.schedule()
-    tokens = {row.request_id: 50 + row.request_id for row in plan.rows}
+    tokens = {row.request_id: [50 + row.request_id] for row in plan.rows}
     scheduler.commit(plan, StepResult(tokens))
     assert [r.id for r in scheduler.running] == [0, 1, 2]
     return scheduler

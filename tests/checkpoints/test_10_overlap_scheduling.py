@@ -140,7 +140,9 @@ class TestStep:
         plan, result = second
         assert plan.step == 1, f"the step that is read is step 1, and the plan of step {plan.step} came"
         right = oracle.greedy([5, 6, 7], 1)[0]
-        assert result.tokens == {0: right}, f"request 0's first token is {right}, and the result has {result.tokens}"
+        assert result.tokens == {0: [right]}, (
+            f"request 0 got one token, and it is {right}, so [{right}] is right; the result has {result.tokens}"
+        )
         flying = engine.overlap.flying
         assert flying is not None and flying.plan.step == 2, f"step 2 should be under way, and this is: {flying!r}"
 
@@ -200,7 +202,7 @@ class TestCommit:
     def test_tokens_are_known_and_no_longer_in_flight(self) -> None:
         scheduler, first, _ = self.two_ahead()
         a, b = scheduler.running
-        advanced = scheduler.commit(first, StepResult({0: 50, 1: 60}))
+        advanced = scheduler.commit(first, StepResult({0: [50], 1: [60]}))
         assert [a.output_ids, b.output_ids] == [[50], [60]], (
             f"the tokens 50 and 60 were read; requests 0 and 1 have written {a.output_ids} and {b.output_ids}"
         )
@@ -212,7 +214,7 @@ class TestCommit:
 
     def test_a_plan_that_nobody_has_booked_is_booked_first(self) -> None:
         scheduler, plan = planned()
-        scheduler.commit(plan, StepResult({0: 50, 1: 60}))
+        scheduler.commit(plan, StepResult({0: [50], 1: [60]}))
         got = books(scheduler)
         assert got == {0: (6, 0), 1: (5, 0)}, (
             f"in the plain loop nobody calls advance before: (num_computed, in_flight) by request is {got}, and "
@@ -222,7 +224,7 @@ class TestCommit:
     def test_who_ends_gives_pages_and_seat_back(self) -> None:
         scheduler, first, _ = self.two_ahead()
         used, gone = scheduler.pool.num_used, scheduler.running[0]
-        scheduler.commit(first, StepResult({0: 99, 1: 60}))  # 99 is its stop token
+        scheduler.commit(first, StepResult({0: [99], 1: [60]}))  # 99 is its stop token
         running = [request.id for request in scheduler.running]
         assert running == [1], f"request 0 ended with its stop token 99: requests {running} run, and [1] is right"
         assert gone.pages == [] and scheduler.pool.num_used == used - 2, (
@@ -233,10 +235,10 @@ class TestCommit:
     def test_its_row_in_the_next_step_is_thrown_away(self) -> None:
         scheduler, first, second = self.two_ahead()
         gone, other = scheduler.running
-        scheduler.commit(first, StepResult({0: 99, 1: 60}))
+        scheduler.commit(first, StepResult({0: [99], 1: [60]}))
         free, error = scheduler.pool.num_free, None
         try:
-            advanced = scheduler.commit(second, StepResult({0: 51, 1: 61}))
+            advanced = scheduler.commit(second, StepResult({0: [51], 1: [61]}))
         except (KeyError, AttributeError) as caught:
             error = caught
         assert error is None, f"request 0 had ended, and its row in the next plan makes the commit fail: {error!r}"
@@ -252,7 +254,7 @@ class TestCommit:
     def test_a_chunk_gets_no_token(self) -> None:
         scheduler, plan = planned((6, 20), budget=16)
         a, b = scheduler.running
-        advanced = scheduler.commit(plan, StepResult({0: 50}))
+        advanced = scheduler.commit(plan, StepResult({0: [50]}))
         assert (advanced, b.output_ids) == ([a], []), (
             f"request 1 has 10 of its 20 prompt tokens computed, and samples nothing: got a token: {advanced}"
         )
@@ -261,14 +263,14 @@ class TestCommit:
         scheduler, plan = planned()
         a, b = scheduler.running
         asked = [(50, -0.5, 1)]
-        scheduler.commit(plan, StepResult({0: 50, 1: 60}, logprobs={0: asked}))
+        scheduler.commit(plan, StepResult({0: [50], 1: [60]}, logprobs={0: [asked]}))
         assert a.logprobs == [asked] and b.logprobs == [], (
             f"request 0 asked for its token's log probabilities, request 1 did not: {a.logprobs} and {b.logprobs}"
         )
 
     def test_without_reuse_all_is_forgotten(self) -> None:
         scheduler, plan = planned(budget=64, reuse_kv=False)
-        scheduler.commit(plan, StepResult({0: 50, 1: 99}))
+        scheduler.commit(plan, StepResult({0: [50], 1: [99]}))
         got = books(scheduler)
         assert got == {0: (0, 0)}, (
             f"with reuse_kv=False request 0's 7 tokens are all pending again: (num_computed, in_flight) is {got}"

@@ -20,7 +20,7 @@ def main() -> None:
     while not scheduler.idle:
         set_step(scheduler.num_steps + 1)
         plan = scheduler.schedule()
-        scheduler.commit(plan, StepResult({row.request_id: 7 for row in plan.rows if row.samples}))
+        scheduler.commit(plan, StepResult({row.request_id: [7] for row in plan.rows if row.samples}))
     print(f"done after {scheduler.num_steps} steps and {scheduler.num_preemptions} preemptions")
 
 

@@ -28,7 +28,7 @@ def add(scheduler: Scheduler, id: int, prompt: list[int], max_tokens: int = 8, n
 def step(scheduler: Scheduler) -> StepPlan:
     plan = scheduler.schedule()
     scheduler.check()
-    scheduler.commit(plan, StepResult({row.request_id: 7 for row in plan.rows if row.samples}))
+    scheduler.commit(plan, StepResult({row.request_id: [7] for row in plan.rows if row.samples}))
     scheduler.check()
     return plan
 

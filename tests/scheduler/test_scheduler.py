@@ -25,7 +25,7 @@ def add(scheduler: Scheduler, id: int, prompt: int, max_tokens: int = 8) -> Requ
 
 
 def commit(scheduler: Scheduler, plan: StepPlan) -> list[Request]:
-    advanced = scheduler.commit(plan, StepResult({row.request_id: 7 for row in plan.rows if row.samples}))
+    advanced = scheduler.commit(plan, StepResult({row.request_id: [7] for row in plan.rows if row.samples}))
     scheduler.check()
     return advanced
 
