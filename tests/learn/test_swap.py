@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 
 from minillm.learn.mine import MineError, functions_of, load, probes_left_out, read_mine
+from minillm.learn.registry import lesson_tasks, task
 from minillm.learn.source import definition
 from minillm.learn.stub import exercise, start
 from minillm.learn.swap import VARIABLE, mine, plain_kernels, swapped
-from minillm.learn.tasks import lesson_tasks, task
 from minillm.learn.todo import Todo
 
 HOME = """
