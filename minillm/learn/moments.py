@@ -9,8 +9,8 @@ from collections.abc import Iterable
 from typing import Any
 
 from minillm.config import EngineConfig
-from minillm.debug.probes import Event
 from minillm.debug.views.theme import letter
+from minillm.probe import Event
 from minillm.request import Request
 from minillm.scheduler.plan import PlanRow
 from minillm.scheduler.scheduler import Scheduler

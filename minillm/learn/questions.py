@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from minillm.config import EngineConfig
-    from minillm.debug.probes import Event
     from minillm.learn.moments import Facts
+    from minillm.probe import Event
     from minillm.scheduler.scheduler import Scheduler
 
     Moment = Callable[[Event, Scheduler], Facts | None]

@@ -10,11 +10,11 @@ from rich.console import Console
 from rich.text import Text
 
 from minillm.debug.open_line import fresh_line
-from minillm.debug.probes import Event, Listener, listen
 from minillm.learn.moments import Facts
 from minillm.learn.progress import Progress
 from minillm.learn.questions import KEYS, WHAT, Question, shown, understood
 from minillm.learn.registry import lesson as place_of
+from minillm.probe import Event, Listener, listen
 from minillm.scheduler.scheduler import Scheduler
 
 real_time: Callable[[], float] = time.perf_counter

@@ -11,7 +11,6 @@ from pathlib import Path
 
 import pytest
 
-from minillm.debug.probes import listen, probe
 from minillm.debug.views.theme import make_console
 from minillm.kvcache.pages import PagePool
 from minillm.learn import moments
@@ -19,6 +18,7 @@ from minillm.learn.progress import Progress
 from minillm.learn.questions import understood
 from minillm.learn.quiz import Quiz, quiz
 from minillm.learn.registry import Place, lesson, lessons
+from minillm.probe import listen, probe
 
 every_lesson = pytest.mark.parametrize("number", lessons())
 

@@ -1,7 +1,7 @@
 """The quiz of lesson 01, where one prompt becomes its first token: when it asks, and where it reads the answers."""
 
-from minillm.debug.probes import Event
 from minillm.learn.moments import Facts, step_of_one
+from minillm.probe import Event
 from minillm.scheduler.scheduler import Scheduler
 
 

@@ -1,8 +1,8 @@
 """The quiz of lesson 02, where KV is kept: when it asks, and where it reads the answers."""
 
-from minillm.debug.probes import Event
 from minillm.debug.views.theme import letter
 from minillm.learn.moments import Facts, slot_facts, who
+from minillm.probe import Event
 from minillm.scheduler.scheduler import Scheduler
 
 

@@ -1,8 +1,8 @@
 """The quiz of lesson 03, where requests share a pool of pages: when it asks, and where it reads the answers."""
 
-from minillm.debug.probes import Event
 from minillm.debug.views.theme import letter
 from minillm.learn.moments import Facts, slot_facts, who
+from minillm.probe import Event
 from minillm.scheduler.plan import PlanRow
 from minillm.scheduler.scheduler import Scheduler
 

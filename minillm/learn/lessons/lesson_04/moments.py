@@ -1,8 +1,8 @@
 """The quiz of lesson 04, where requests come and go: when it asks, and where it reads the answers."""
 
 from minillm.config import EngineConfig
-from minillm.debug.probes import Event
 from minillm.learn.moments import Facts, letters, who
+from minillm.probe import Event
 from minillm.scheduler.scheduler import Scheduler
 
 

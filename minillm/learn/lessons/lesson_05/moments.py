@@ -1,9 +1,9 @@
 """The quiz of lesson 05, where a prompt comes in chunks: when it asks, and where it reads the answers."""
 
 from minillm.config import EngineConfig
-from minillm.debug.probes import Event
 from minillm.debug.views.theme import letter
 from minillm.learn.moments import Facts, letters, who
+from minillm.probe import Event
 from minillm.scheduler.scheduler import Scheduler
 
 

@@ -1,10 +1,10 @@
 """The quiz of lesson 06, where requests share their beginnings: when it asks, and where it reads the answers."""
 
 from minillm.config import EngineConfig
-from minillm.debug.probes import Event
 from minillm.debug.views.theme import letter
 from minillm.kvcache.radix import RadixCache
 from minillm.learn.moments import Facts, who
+from minillm.probe import Event
 from minillm.request import Request
 from minillm.scheduler.scheduler import Scheduler
 

@@ -4,8 +4,8 @@ from collections import defaultdict
 
 import torch
 
-from minillm.debug.probes import Event
 from minillm.learn.moments import Facts
+from minillm.probe import Event
 from minillm.scheduler.scheduler import Scheduler
 
 

@@ -1,8 +1,8 @@
 """The quiz of lesson 08, where attention goes block by block: when it asks, and where it reads the answers."""
 
 from minillm.attention.blockwise import BLOCK, BLOCKS_A_SPLIT
-from minillm.debug.probes import Event
 from minillm.learn.moments import Facts
+from minillm.probe import Event
 from minillm.scheduler.scheduler import Scheduler
 
 

@@ -1,11 +1,11 @@
 """The quiz of lesson 09, where decode steps are replayed: when it asks, and where it reads the answers."""
 
 from minillm.config import EngineConfig
-from minillm.debug.probes import Event
 from minillm.debug.views.theme import letter
-from minillm.engine.graphs import capture_sizes
 from minillm.learn.moments import Facts, who
+from minillm.probe import Event
 from minillm.scheduler.scheduler import Scheduler
+from minillm.worker.graphs import capture_sizes
 
 
 def replays(config: EngineConfig) -> bool:

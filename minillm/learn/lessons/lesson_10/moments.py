@@ -1,8 +1,8 @@
 """The quiz of lesson 10, where the host is a step ahead of the device: when it asks, and where it reads the answers."""
 
 from minillm.config import EngineConfig
-from minillm.debug.probes import Event
 from minillm.learn.moments import Facts, who
+from minillm.probe import Event
 from minillm.scheduler.scheduler import Scheduler
 
 

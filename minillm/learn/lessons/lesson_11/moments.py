@@ -1,9 +1,9 @@
 """The quiz of lesson 11, where a profile is read: when it asks, and where it reads the answers."""
 
-from minillm.debug.probes import Event
 from minillm.debug.spans import busy_and_idle
 from minillm.debug.step_work import StepFacts
 from minillm.learn.moments import Facts
+from minillm.probe import Event
 from minillm.scheduler.scheduler import Scheduler
 
 

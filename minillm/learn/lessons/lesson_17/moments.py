@@ -1,7 +1,7 @@
 """The quiz of lesson 17, where experts compute: when it asks, and where it reads the answers."""
 
-from minillm.debug.probes import Event
 from minillm.learn.moments import Facts
+from minillm.probe import Event
 from minillm.scheduler.scheduler import Scheduler
 
 _CLEAR = 5  # points of a percent by which the likeliest must lead, so that rounded numbers tell

@@ -1,7 +1,7 @@
 """The quiz of lesson 19, where a new architecture computes: when it asks, and where it reads the answers."""
 
-from minillm.debug.probes import Event
 from minillm.learn.moments import Facts
+from minillm.probe import Event
 from minillm.scheduler.scheduler import Scheduler
 
 
