@@ -112,12 +112,14 @@ class PagePool(minillm.kvcache.pages.PagePool):
     assert not hasattr(PagePool, "note") and PagePool(4, 4).references == [0] * 4
 
 
-def test_functions_that_are_not_chosen_are_the_engines(my: Path) -> None:
-    """1.5 calls keep_top, which is 1.4, and a stub in the same file."""
+def test_functions_that_are_not_chosen_are_the_engines(my: Path, module: Callable[[str, str], None]) -> None:
+    """1.5 calls keep_top, which is 1.4, and a stub in the same file. Who has imported 1.5 by its name has it, too."""
     import torch
 
-    from minillm.sampling import parts, sampler
+    from minillm.sampling import sampler
 
+    module("parts", "from minillm.sampling.sampler import sample\n")
+    parts = importlib.import_module("parts")
     one = task("1.5")
     write("01", exercise(lesson_tasks("01"), {"1.5": definition(one)}))
     logits = torch.tensor([[1.0, 2.0]])
