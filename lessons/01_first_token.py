@@ -21,16 +21,16 @@ import torch
 from rich.markup import escape
 
 from minillm import SamplingParams
-from minillm.debug.probes import Event, listen
 from minillm.debug.views.candidates import top_tokens
 from minillm.debug.views.compare import before_after
 from minillm.debug.views.step_times import step_times
 from minillm.debug.views.tensors import tensor_summary
 from minillm.debug.views.tokens import quoted, token_stream, token_table
-from minillm.engine.sampler import keep_top
 from minillm.learn.asking import finish
 from minillm.learn.example import CODE, QUESTION, question
 from minillm.learn.timing import time_steps
+from minillm.probe import Event, listen
+from minillm.sampling.sampler import keep_top
 
 OPEN = "The engine"  # a text that may go on in many ways
 TEMPERATURE, TOP_K = 2.0, 4

@@ -18,7 +18,6 @@ lesson = Lesson(
 )
 
 from minillm import SamplingParams
-from minillm.debug.probes import Event, listen
 from minillm.debug.views.batch_table import batch_table
 from minillm.debug.views.compare import before_after
 from minillm.debug.views.page_map import page_map
@@ -30,6 +29,7 @@ from minillm.debug.views.waste import waste, waste_bars
 from minillm.learn.asking import ask, finish
 from minillm.learn.example import CODE, QUESTION, question, running_example
 from minillm.learn.timing import time_steps
+from minillm.probe import Event, listen
 
 CONTIGUOUS = {"page_size": "max_model_len", "num_pages": 8, "attention_backend": "reference"}
 

@@ -16,7 +16,6 @@ lesson = Lesson(
 )
 
 from minillm import SamplingParams
-from minillm.debug.probes import Event, listen
 from minillm.debug.views.compare import before_after
 from minillm.debug.views.gather import gather_map
 from minillm.debug.views.page_map import page_map
@@ -28,6 +27,7 @@ from minillm.debug.views.waste import waste_bars
 from minillm.learn.asking import finish
 from minillm.learn.example import OTHER_ENDING, question, running_example
 from minillm.learn.lessons.lesson_03.full_house import serve
+from minillm.probe import Event, listen
 
 PAGES = 48
 
