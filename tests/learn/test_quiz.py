@@ -45,7 +45,9 @@ def play(number: int, monkeypatch: pytest.MonkeyPatch) -> Noting:
     """A lesson's main() in this process, less the parts that only measure."""
     place = lesson(number)
     monkeypatch.setattr(sys, "argv", [str(place.script), "--plain"])
+    monkeypatch.setattr(sys, "excepthook", sys.excepthook)  # the lesson has one of its own until it runs
     script = runpy.run_path(str(place.script), run_name="a_lesson")
+    assert set(place.only_measure) <= set(script)
     for name in place.only_measure:
         monkeypatch.setitem(script["main"].__globals__, name, lambda *_arguments: None)
     one = Noting(place)
