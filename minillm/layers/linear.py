@@ -11,9 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from minillm.attention.batch import ForwardBatch
-from minillm.debug.probes import probe
 from minillm.layers.activation import GatedActivation
 from minillm.layers.build import LayerBuild
+from minillm.probe import probe
 
 WHOLE = -1  # as a part: all parts at once, which some checkpoints hold as one tensor
 

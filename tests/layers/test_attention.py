@@ -9,10 +9,10 @@ import torch
 from tiny import LLAMA
 from torch import Tensor
 
-from minillm.debug.probes import listen
 from minillm.layers.attention import Attention, NormedAttention, stands_for
 from minillm.layers.build import LayerBuild
 from minillm.model_config import ModelConfig
+from minillm.probe import listen
 
 CONFIG = ModelConfig.from_dict({**LLAMA, "architectures": ["Qwen3ForCausalLM"]})
 
