@@ -347,6 +347,7 @@ def dense_twin(width: int):
     """The same model again, with one network of this width in the place of each layer's experts. Weights are random."""
     from minillm.layers.build import LayerBuild
     from minillm.models.llama import LlamaMLP
+    from minillm.quantization.format import OneFormat
     from minillm.quantization.packed import choose_format
     from minillm.worker.platform import choose_kernels
 
@@ -357,7 +358,7 @@ def dense_twin(width: int):
     for layer in engine.model.model.layers:
         if isinstance(layer.mlp, MixtureOfExperts):
             with engine.device:
-                layer.mlp = LlamaMLP(config, LayerBuild(engine.dtype, format, kernels))
+                layer.mlp = LlamaMLP(config, LayerBuild(engine.dtype, OneFormat(format), kernels))
             for linear in (layer.mlp.gate_up_proj, layer.mlp.down_proj):
                 torch.nn.init.normal_(linear.weight, std=0.02)
                 linear.process_weights_after_loading()

@@ -18,6 +18,7 @@ from minillm.kvcache.storage import KVCache
 from minillm.layers.build import LayerBuild
 from minillm.layers.moe import MixtureOfExperts
 from minillm.probe import probe
+from minillm.quantization.format import OneFormat
 from minillm.quantization.packed import choose_format
 from minillm.sampling import sampler
 from minillm.setup import Setup
@@ -39,7 +40,7 @@ class Platform:
         """How the model's layers are made: dtype, formats of their weights, kernels, ranks."""
         setup = self.setup
         format = choose_format(setup.device, setup.dtype, setup.config.pack_weights, self.kernels)
-        return LayerBuild(setup.dtype, format, self.kernels, setup.group)
+        return LayerBuild(setup.dtype, OneFormat(format), self.kernels, setup.group)
 
     def attention_for(self, cache: KVCache) -> AttentionBackend:
         """Who computes attention over this cache, with its ``reason``."""

@@ -1,6 +1,7 @@
 """Input that cannot work: refused at once, in words that name what was given and what to do."""
 
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
