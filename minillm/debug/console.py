@@ -126,7 +126,7 @@ def tree() -> Shown:
 
     scope = Scope(_caller())
     scheduler = scope.scheduler()
-    if scheduler.config.prefix_cache != "radix":
+    if not scheduler.manager.shares_prefixes:
         return Shown("there is no tree: this engine's prefix_cache is 'none'")
     requests = [*scheduler.running, *scheduler.waiting]
     return _drawn(radix_tree(scheduler.cache, requests, scope.tokenizer(scheduler), order=True))

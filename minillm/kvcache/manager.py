@@ -16,13 +16,14 @@ from minillm.request import Request, RequestState
 class KVCacheManager:
     """The pages of all requests. What a request has is in its ``place``: pages, node, how much of it is computed.
 
-    prefix_cache: "radix" or "none". reuse_kv: whether a page means anything to a later step; if not, none is shared.
+    shares_prefixes: whether there is a prefix cache, in which any request finds the pages of others. reuse_kv: whether a
+    page means anything to a later step; if not, none is shared.
     """
 
-    def __init__(self, num_pages: int, page_size: int, prefix_cache: str = "none", reuse_kv: bool = True) -> None:
+    def __init__(self, num_pages: int, page_size: int, shares_prefixes: bool = False, reuse_kv: bool = True) -> None:
         self.pool = PagePool(num_pages, page_size)
-        self.prefix_cache, self.reuse_kv = prefix_cache, reuse_kv
-        self.cache: RadixCache = RadixCache(self.pool) if prefix_cache == "radix" else SiblingCache(self.pool)
+        self.shares_prefixes, self.reuse_kv = shares_prefixes, reuse_kv
+        self.cache: RadixCache = RadixCache(self.pool) if shares_prefixes else SiblingCache(self.pool)
 
     @property
     def num_available(self) -> int:
@@ -130,11 +131,11 @@ class KVCacheManager:
 
     def _shares(self, request: Request) -> bool:
         """Whether there may be anyone to share pages with: without a prefix cache, only other answers to its prompt."""
-        return self.prefix_cache == "radix" or (self.reuse_kv and request.params.n > 1)
+        return self.shares_prefixes or (self.reuse_kv and request.params.n > 1)
 
     def _namespace(self, request: Request) -> Hashable:
         """Who shares pages: requests of the same namespace."""
-        return request.namespace if self.prefix_cache == "radix" else request.group
+        return request.namespace if self.shares_prefixes else request.group
 
     def __repr__(self) -> str:
-        return f"KVCacheManager({self.pool.num_used} of {self.pool.num_pages} pages in use, {self.prefix_cache})"
+        return f"KVCacheManager({self.pool.num_used} of {self.pool.num_pages} pages in use)"

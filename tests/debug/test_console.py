@@ -161,7 +161,7 @@ def ask(helper: Callable[[], Any]) -> Any:
 
 def test_the_tree() -> None:
     """Without an engine near there is no tokenizer: token ids then. With one, text."""
-    scheduler = Scheduler(EngineConfig(max_model_len=20, page_size=4), KVCacheManager(8, 4, "radix"))
+    scheduler = Scheduler(EngineConfig(max_model_len=20, page_size=4), KVCacheManager(8, 4, shares_prefixes=True))
     assert repr(tree()) == "0 nodes, 0 pages of 4 tokens: the tree is empty"
     for i, last in enumerate((8, 9)):
         scheduler.add(Request(i, [1, 2, 3, 4, 5, 6, 7, last], SamplingParams(), max_tokens=2, seed=0))

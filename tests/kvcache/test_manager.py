@@ -43,7 +43,7 @@ def test_take_gives_what_is_lacking_and_no_more() -> None:
 
 def test_one_reset_takes_the_whole_place() -> None:
     """Whatever a request holds is gone after it gave back: nothing of the old place is left to be forgotten."""
-    manager, request = KVCacheManager(8, S, "radix"), make()
+    manager, request = KVCacheManager(8, S, shares_prefixes=True), make()
     admitted(manager, request)
     request.place.seat, request.place.last_on_device = 3, True
     changed = {one.name for one in fields(Place) if getattr(request.place, one.name) != getattr(Place(), one.name)}
@@ -62,7 +62,7 @@ def test_tokens_in_flight_outlive_the_place() -> None:
 
 
 def test_a_look_up_that_is_given_back_leaves_nothing() -> None:
-    manager = KVCacheManager(8, S, "radix")
+    manager = KVCacheManager(8, S, shares_prefixes=True)
     first = admitted(manager, make())
     manager.give_back(first)
     second = make(1)
@@ -74,15 +74,15 @@ def test_a_look_up_that_is_given_back_leaves_nothing() -> None:
 
 
 def test_peek_changes_nothing() -> None:
-    manager = KVCacheManager(8, S, "radix")
+    manager = KVCacheManager(8, S, shares_prefixes=True)
     manager.give_back(admitted(manager, make()))
     assert manager.peek(make(1)) == 2
     assert manager.peek(make(2, namespace="other")) == 0
 
 
-@pytest.mark.parametrize("prefix_cache", ["radix", "none"])
-def test_another_answer_shares_the_prompt(prefix_cache: str) -> None:
-    manager = KVCacheManager(8, S, prefix_cache)
+@pytest.mark.parametrize("shares_prefixes", [True, False])
+def test_another_answer_shares_the_prompt(shares_prefixes: bool) -> None:
+    manager = KVCacheManager(8, S, shares_prefixes)
     first = admitted(manager, make(n=2))
     second = make(1, n=2, leader=first)
     manager.look_up(second)
@@ -138,7 +138,7 @@ def test_who_waits_for_whose_prompt() -> None:
 
 def test_a_page_is_offered_only_when_its_tokens_are_known_by_number() -> None:
     """With overlap scheduling a page is filled by a token that nobody has read yet: others find it a step later."""
-    manager = KVCacheManager(8, S, "radix")
+    manager = KVCacheManager(8, S, shares_prefixes=True)
     request = admitted(manager, make())
     request.append(1)
     request.in_flight = 1
@@ -160,7 +160,7 @@ def test_check_finds_pages_that_nobody_named() -> None:
 
 
 def test_reset_frees_everything_and_flush_only_what_is_cached() -> None:
-    manager = KVCacheManager(8, S, "radix")
+    manager = KVCacheManager(8, S, shares_prefixes=True)
     manager.give_back(admitted(manager, make()))
     manager.flush()
     assert manager.pool.num_used == 0

@@ -59,7 +59,7 @@ def run(
     """Serve the jobs on paper; each answer must be the one that it has alone."""
     config = EngineConfig(max_model_len=LONGEST, **{"page_size": 4, "max_num_batched_tokens": 64, **more})
     assert isinstance(config.page_size, int)
-    manager = KVCacheManager(num_pages, config.page_size, config.prefix_cache, config.reuse_kv)
+    manager = KVCacheManager(num_pages, config.page_size, config.shares_prefixes, config.reuse_kv)
     proposer = None if script is None else Scripted(script, VOCAB)
     scheduler = Scheduler(config, manager, proposer)
     paper, plans = Paper(scheduler), list[StepPlan]()
@@ -233,7 +233,7 @@ def start(prompt: int = 6, drafts: Sequence[int] = (), **more: Any) -> tuple[Sch
             return list(drafts)
 
     config = EngineConfig(max_model_len=64, page_size=4, prefix_cache="radix")
-    scheduler = Scheduler(config, KVCacheManager(20, 4, "radix"), Says())
+    scheduler = Scheduler(config, KVCacheManager(20, 4, shares_prefixes=True), Says())
     values = {"max_tokens": 9, "params": SamplingParams(max_tokens=9), "stop_ids": frozenset([99]), **more}
     request = Request(0, list(range(prompt)), seed=0, **values)
     scheduler.add(request)

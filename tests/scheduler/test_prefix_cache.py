@@ -15,7 +15,7 @@ PROMPT = list(range(100, 120))
 
 def make_scheduler(num_pages: int = 100, **settings: Any) -> Scheduler:
     config = EngineConfig(**{"page_size": 4, "max_model_len": 64, "prefix_cache": "radix", **settings})
-    return Scheduler(config, KVCacheManager(num_pages, 4, config.prefix_cache, config.reuse_kv))
+    return Scheduler(config, KVCacheManager(num_pages, 4, config.shares_prefixes, config.reuse_kv))
 
 
 def add(scheduler: Scheduler, id: int, prompt: list[int], max_tokens: int = 8, n: int = 1, **more: Any) -> Request:
