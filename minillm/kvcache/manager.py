@@ -16,8 +16,8 @@ from minillm.request import Request, RequestState
 class KVCacheManager:
     """The pages of all requests. What a request has is in its ``place``: pages, node, how much of it is computed.
 
-    shares_prefixes: whether there is a prefix cache, in which any request finds the pages of others. reuse_kv: whether a
-    page means anything to a later step; if not, none is shared.
+    shares_prefixes: whether there is a prefix cache, in which any request finds the pages of others.
+    reuse_kv: whether a page means anything to a later step; if not, none is shared.
     """
 
     def __init__(self, num_pages: int, page_size: int, shares_prefixes: bool = False, reuse_kv: bool = True) -> None:

@@ -1,5 +1,6 @@
 """The scheduler with the radix tree: who shares what, who waits, and who goes first. Each new token is 7."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -92,7 +93,7 @@ def test_a_hit_while_the_other_is_still_in_its_chunks() -> None:
     add(scheduler, 0, PROMPT)
     assert shares(step(scheduler)) == [(0, 0, 10)]
     add(scheduler, 1, PROMPT[:15])
-    scheduler.config.max_num_batched_tokens = 40
+    scheduler.config = replace(scheduler.config, max_num_batched_tokens=40)
     # Two pages were full; in this step the first one fills three more, of which the second uses one.
     assert shares(step(scheduler)) == [(0, 10, 10), (1, 12, 3)]
 

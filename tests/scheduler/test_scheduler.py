@@ -1,5 +1,6 @@
 """The scheduler's rules, one by one. It deals in ints only, so no model is needed: each new token is 7."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -327,7 +328,7 @@ def test_why_says_where_a_request_is() -> None:
     step(scheduler)
     assert scheduler.why(first) == "runs: 1 tokens pending, 2 pages"
     assert "static batching admits only when nothing runs, and 1 run" in scheduler.why(second)
-    scheduler.config.batching = "continuous"
+    scheduler.config = replace(scheduler.config, batching="continuous")
     assert scheduler.why(second) == "waits: needs 2 pages, 1 free"
     assert "tokens pending, 0 left of the step's token budget" in scheduler.why(second, 0)
     scheduler.abort(first)
