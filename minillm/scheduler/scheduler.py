@@ -85,7 +85,7 @@ class Scheduler(Queues):
                 token_id = token_ids[0]
                 request.in_flight -= 1
                 probe.on and probe("request.token", request=request, token_id=token_id)
-                request.append(token_id, logprobs and logprobs[0])
+                request.append(token_id, logprobs[0] if logprobs else None)
                 if len(token_ids) > 1:
                     self._append_run(request, token_ids, logprobs)
                 advanced.append(request)
@@ -183,7 +183,7 @@ class Scheduler(Queues):
                 break
             request.place.num_computed += 1
             probe.on and probe("request.token", request=request, token_id=token_id)
-            request.append(token_id, logprobs and logprobs[i])
+            request.append(token_id, logprobs[i] if logprobs else None)
 
     def _take(self, request: Request, count: int, plan: StepPlan, joins: Joining | None = None) -> None:
         """Give the request its pages for this step, and write its row of the plan."""
