@@ -15,6 +15,7 @@ from minillm.engine.memory import MemoryPlan, most_that_fits, plan_memory
 from minillm.hub import resolve_model
 from minillm.kernels.choose import choose_kernels
 from minillm.kvcache.pages import pages_for
+from minillm.kvcache.storage import KVSpec
 from minillm.layers.build import LayerBuild
 from minillm.layers.moe import MixtureOfExperts
 from minillm.model_config import ModelConfig
@@ -90,7 +91,8 @@ def what_it_needs(
 ) -> list[tuple[str, str, str]]:
     """The rows on the model itself, whatever the machine."""
     size, parameters = dtype.itemsize, sum(p.numel() for p in model.parameters())
-    L, Hkv, D, kv = c.num_hidden_layers, c.num_key_value_heads, c.head_dim, c.kv_bytes_per_token(size)
+    L, Hkv, D = c.num_hidden_layers, c.num_key_value_heads, c.head_dim
+    kv = KVSpec.of(c, Hkv, dtype).bytes_per_token
     copy = plan.weights - parameters * size
     packed = f", and {show_bytes(copy)}: the tied table, packed for the head" if copy else ""
     step = f"a step of {config.max_num_batched_tokens} tokens, {config.max_num_seqs} rows of logits"

@@ -3,11 +3,11 @@
 import copy
 import random
 from dataclasses import replace
-from functools import partial
 
 import torch
 
-from minillm.attention.backend import choose_backend
+from minillm.attention.backend import AttentionBackend, AttentionShape
+from minillm.attention.choose import choose_backend
 from minillm.config import EngineConfig
 from minillm.debug.probes import probe, set_step
 from minillm.debug.stops import arm_from_environment
@@ -64,19 +64,20 @@ class Engine:
             load_weights(model, self.folder, self.device, config.load_format)
             model.make_tables(config.max_model_len, self.device)  # type: ignore[operator]
         # 3. What they leave becomes pages, where keys and values live; and who works with these.
-        choose = partial(
-            choose_backend, config.attention_backend, kernels, num_heads=self.model_config.num_attention_heads
-        )
-        trial = Trial(config, self.model_config, model, self.dtype, memory, choose, kernels)
+        shape = AttentionShape.of(self.model_config, self.dtype, self.device, build.group)
+
+        def choose(cache: KVCache) -> AttentionBackend:
+            return choose_backend(config.attention_backend, kernels, shape, cache)
+
+        trial = Trial(config, model, shape.kv, memory, choose, kernels)
         measured = measures(config, memory)
         with room_for("trying the largest step", memory, f"{LOWER}, or use a smaller model"):
             self.memory = plan_memory(
                 config, self.model_config, model, self.dtype, memory, trial.measure if measured else None
             )
         pool = PagePool(self.memory.num_pages, self.memory.page_size)
-        heads = self.model_config.num_key_value_heads
         with room_for("making the KV cache", memory, "lower gpu_memory_utilization, or say num_pages"):
-            cache = KVCache(self.model_config, pool.num_pages, pool.page_size, heads, self.dtype, self.device)
+            cache = KVCache(shape.kv, pool.num_pages, pool.page_size, self.device)
         probe.on and probe("kv.create", cache=cache, pool=pool)
         backend = choose(cache)
         self.scheduler = Scheduler(

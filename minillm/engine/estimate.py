@@ -4,7 +4,7 @@ can be asked. A test holds it against what torch really takes on a CPU; on a GPU
 import torch
 from torch import Tensor, nn
 
-from minillm.attention.reference import MOST_GATHERED
+from minillm.attention.gather import MOST_GATHERED
 from minillm.config import EngineConfig
 from minillm.engine.logprobs import MOST_LOGITS
 from minillm.engine.sampler import PART

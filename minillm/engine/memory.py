@@ -7,6 +7,7 @@ from math import ceil, floor
 import torch
 from torch import nn
 
+from minillm.attention.backend import AttentionShape
 from minillm.config import EngineConfig
 from minillm.debug.probes import probe
 from minillm.engine.device import DeviceMemory, show_bytes
@@ -114,7 +115,7 @@ def most_that_fits(
     cpu = memory.device.type == "cpu"
     weights = weight_bytes(model)
     activations = activation_bytes(config, model_config, model, dtype, gathers=cpu)
-    page_bytes = config.page_size * model_config.kv_bytes_per_token(dtype.itemsize)
+    page_bytes = AttentionShape.of(model_config, dtype, memory.device).kv.page_bytes(config.page_size)
     share = config.gpu_memory_utilization
     limit, why = (floor if cpu else ceil)(memory.total * share), f"what gpu_memory_utilization={share} leaves"
     if not cpu and asked_bytes(config, 1) is not None:

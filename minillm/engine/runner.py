@@ -16,6 +16,7 @@ from minillm.debug.probes import probe
 from minillm.engine.logprobs import AskedLogprobs, TopLogprobs
 from minillm.engine.parts import sample_in_parts
 from minillm.engine.sampling_state import DRAWS, SamplingState
+from minillm.kernels.to_device import to_device
 from minillm.kernels.torch_kernels import TorchKernels
 from minillm.kvcache.pages import pages_for
 from minillm.kvcache.storage import KVCache
@@ -102,7 +103,7 @@ class ModelRunner:
         seats, pages = self.page_table.shape
         kind = torch.int32 if self.device.type == "cuda" else torch.int64  # as the attention kernels read it
         self._table_on_device = torch.zeros(seats + 1, pages, dtype=kind, device=self.device)
-        most = min(most, seats, self.backend.most_fixed_rows(pages, self.kv_cache))
+        most = min(most, seats, self.backend.most_fixed_rows(pages * self.kv_cache.page_size, self.kv_cache))
         self.graphs = DecodeGraphs(
             self.model, self.kv_cache, self.backend, kernels, self.last_tokens, self._table_on_device, most
         )
@@ -275,9 +276,7 @@ class ModelRunner:
         return torch.cat([last, named]) if len(named) else last
 
     def _tensor(self, array: np.ndarray) -> Tensor:
-        """On the device. Only from pinned memory does a large copy not wait for all that the GPU has to do before."""
-        tensor = torch.from_numpy(array)
-        return tensor if self.device.type == "cpu" else tensor.pin_memory().to(self.device, non_blocking=True)
+        return to_device(array, self.device)
 
 
 def why_eager(config: EngineConfig, model: nn.Module, backend: AttentionBackend, device: torch.device) -> str | None:

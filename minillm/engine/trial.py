@@ -18,8 +18,7 @@ from minillm.engine.device import DeviceMemory
 from minillm.engine.runner import ModelRunner, why_eager
 from minillm.kernels.torch_kernels import TorchKernels
 from minillm.kvcache.pages import pages_for
-from minillm.kvcache.storage import KVCache
-from minillm.model_config import ModelConfig
+from minillm.kvcache.storage import KVCache, KVSpec
 from minillm.request import SamplingParams
 from minillm.scheduler.plan import Joining, PlanRow, StepPlan
 
@@ -44,9 +43,8 @@ class Trial:
     """All it takes to run steps of a model that is loaded; ``choose`` gives the attention backend for a cache."""
 
     config: EngineConfig
-    model_config: ModelConfig
     model: nn.Module
-    dtype: torch.dtype
+    kv: KVSpec
     memory: DeviceMemory
     choose: Callable[[KVCache], AttentionBackend]
     kernels: TorchKernels
@@ -83,9 +81,9 @@ class Trial:
 
     def make_runner(self, backend: AttentionBackend | None = None) -> ModelRunner:
         """One with a seat for every request that may run, over a cache of one page, which need not be large."""
-        c, size = self.model_config, self.config.page_size
+        size = self.config.page_size
         assert isinstance(size, int)
-        cache = KVCache(c, 1, min(size, MOST_PAGE), c.num_key_value_heads, self.dtype, self.memory.device)
+        cache = KVCache(self.kv, 1, min(size, MOST_PAGE), self.memory.device)
         backend = backend or self.choose(cache)
         seats = self.config.max_num_seqs
         runner = ModelRunner(self.config, self.model, cache, backend, self.memory.device, seats)

@@ -10,7 +10,8 @@ from engine.live_bytes import most_held
 from tiny import Oracle, make_model
 from workload import Job, make_engine, run_jobs
 
-from minillm.attention.backend import choose_backend
+from minillm.attention.backend import AttentionShape
+from minillm.attention.choose import choose_backend
 from minillm.config import EngineConfig
 from minillm.debug.probes import listen
 from minillm.engine.device import DeviceMemory, room_for, show_bytes
@@ -28,10 +29,10 @@ GIB = 2**30
 def trial_of(engine: Engine) -> Trial:
     """A trial with what the engine has."""
     kernels: Any = engine.model.model.norm.kernels  # type: ignore[union-attr]
-    heads = engine.model_config.num_attention_heads
-    choose = partial(choose_backend, engine.config.attention_backend, kernels, num_heads=heads)
+    shape = AttentionShape.of(engine.model_config, engine.dtype, engine.device)
+    choose = partial(choose_backend, engine.config.attention_backend, kernels, shape)
     memory = DeviceMemory.look(engine.device)
-    return Trial(engine.config, engine.model_config, engine.model, engine.dtype, memory, choose, engine.kernels)
+    return Trial(engine.config, engine.model, shape.kv, memory, choose, engine.kernels)
 
 
 # --- the formula, beside what torch books
