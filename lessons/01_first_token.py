@@ -7,8 +7,8 @@ The answer is right. The cost of a step grows with every token, and that is what
 
 from collections import Counter
 
-from minillm.debug.probes import Event, listen
 from minillm.learn.lesson import Lesson
+from minillm.probe import Event, listen
 
 lesson = Lesson(
     number=1,
@@ -142,7 +142,7 @@ def show_candidates(logits, tokenizer) -> None:
     import torch
 
     from minillm.debug.views.candidates import top_tokens
-    from minillm.engine.sampler import keep_top
+    from minillm.sampling.sampler import keep_top
 
     lesson.say("The model's own probabilities:")
     lesson.show(top_tokens(logits, tokenizer, k=6))

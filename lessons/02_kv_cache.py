@@ -5,8 +5,8 @@ only what is new. The cache is the simple one of older engines: one page a reque
 become. It makes steps cheap, and it wastes most of its memory.
 """
 
-from minillm.debug.probes import Event, listen
 from minillm.learn.lesson import Lesson
+from minillm.probe import Event, listen
 
 lesson = Lesson(
     number=2,

@@ -7,8 +7,8 @@ at once.
 
 import time
 
-from minillm.debug.probes import Event, listen
 from minillm.learn.lesson import Lesson
+from minillm.probe import Event, listen
 
 lesson = Lesson(
     number=3,

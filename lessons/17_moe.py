@@ -16,10 +16,10 @@ from statistics import mean, median
 import torch
 
 from minillm.debug.experts import ExpertTracker
-from minillm.debug.probes import Event, listen
 from minillm.debug.views.units import amount, number, percent
 from minillm.layers.moe import MixtureOfExperts, group_by_expert
 from minillm.learn.lesson import Lesson
+from minillm.probe import Event, listen
 
 lesson = Lesson(
     number=17,

@@ -7,8 +7,8 @@ from torch import Tensor
 from minillm.attention.backend import AttentionShape
 from minillm.attention.batch import ForwardBatch
 from minillm.attention.gather import GatherAttention
-from minillm.kernels.torch_attention import paged_decode
-from minillm.kernels.torch_kernels import TorchKernels
+from minillm.kernels.torch.attention import paged_decode
+from minillm.kernels.torch.kernels import TorchKernels
 from minillm.kvcache.storage import KVCache
 
 BLOCK = 16  # tokens that are looked at together

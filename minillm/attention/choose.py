@@ -9,10 +9,10 @@ from importlib import import_module
 from minillm.attention.backend import AttentionBackend, AttentionShape
 from minillm.checks import one_of
 from minillm.config import ATTENTION_BACKENDS
-from minillm.debug.probes import probe
-from minillm.kernels.torch_kernels import TorchKernels
-from minillm.kernels.triton_load import interpreted
+from minillm.kernels.torch.kernels import TorchKernels
+from minillm.kernels.triton.load import interpreted
 from minillm.kvcache.storage import KVCache
+from minillm.probe import probe
 
 FILES = {"reference": "gather"}  # others lie in a file of their own name
 FASTEST = {  # by the kernels' name, those that "auto" takes, the fastest first, as messages call them; then: reference

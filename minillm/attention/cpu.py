@@ -9,8 +9,8 @@ from torch import Tensor
 from minillm.attention.backend import AttentionBackend, AttentionShape
 from minillm.attention.batch import ForwardBatch
 from minillm.attention.gather import GatherAttention
-from minillm.kernels.cpu import CpuKernels
-from minillm.kernels.torch_kernels import TorchKernels
+from minillm.kernels.cpu.kernels import CpuKernels
+from minillm.kernels.torch.kernels import TorchKernels
 from minillm.kvcache.storage import KVCache
 
 

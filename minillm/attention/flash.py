@@ -20,7 +20,7 @@ from minillm.attention.backend import AttentionBackend, AttentionShape
 from minillm.attention.batch import ForwardBatch
 from minillm.attention.try_out import try_out
 from minillm.kernels.to_device import to_device
-from minillm.kernels.torch_kernels import TorchKernels
+from minillm.kernels.torch.kernels import TorchKernels
 from minillm.kvcache.storage import KVCache
 
 DTYPES = (torch.float16, torch.bfloat16)

@@ -14,10 +14,10 @@ from minillm.attention.backend import AttentionBackend, AttentionShape
 from minillm.attention.batch import ForwardBatch
 from minillm.attention.try_out import try_out
 from minillm.kernels.to_device import to_device
-from minillm.kernels.torch_kernels import TorchKernels
-from minillm.kernels.triton_attention import MOST_SPLITS, Scratch, Tile, decode_tile, paged_decode
-from minillm.kernels.triton_load import failed
-from minillm.kernels.triton_prefill import paged_prefill, prefill_tile
+from minillm.kernels.torch.kernels import TorchKernels
+from minillm.kernels.triton.attention import MOST_SPLITS, Scratch, Tile, decode_tile, paged_decode
+from minillm.kernels.triton.load import failed
+from minillm.kernels.triton.prefill import paged_prefill, prefill_tile
 from minillm.kvcache.storage import KVCache
 
 MOST_HEAD_SIZE = 256

@@ -5,8 +5,8 @@ import torch
 from minillm.attention.backend import AttentionBackend
 from minillm.attention.batch import ForwardBatch
 from minillm.attention.naive import NaiveAttention
-from minillm.debug.probes import unheard
 from minillm.kvcache.storage import KVCache
+from minillm.probe import unheard
 
 
 def try_out(candidate: AttentionBackend, kv_cache: KVCache) -> None:

@@ -9,9 +9,6 @@ from torch import nn
 from minillm.cli.options import parse_bytes
 from minillm.config import EngineConfig
 from minillm.debug.views.theme import make_console
-from minillm.engine.choices import understand
-from minillm.engine.device import DeviceMemory, show_bytes
-from minillm.engine.memory import MemoryPlan, most_that_fits, plan_memory
 from minillm.hub import resolve_model
 from minillm.kernels.choose import choose_kernels
 from minillm.kvcache.pages import pages_for
@@ -21,6 +18,9 @@ from minillm.layers.moe import MixtureOfExperts
 from minillm.model_config import ModelConfig
 from minillm.models.weights import build_model
 from minillm.quantization.packed import choose_format
+from minillm.setup import understand
+from minillm.worker.device import DeviceMemory, show_bytes
+from minillm.worker.memory import MemoryPlan, most_that_fits, plan_memory
 
 
 def run(available: str | None, **settings: Any) -> None:

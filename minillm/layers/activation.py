@@ -2,7 +2,7 @@
 
 from torch import Tensor, nn
 
-from minillm.kernels.torch_kernels import ACTIVATIONS
+from minillm.kernels.torch.kernels import ACTIVATIONS
 from minillm.layers.build import LayerBuild
 from minillm.layers.linear import LinearBase
 

@@ -3,11 +3,11 @@
 from torch import Tensor, nn
 
 from minillm.attention.batch import ForwardBatch
-from minillm.debug.probes import probe
 from minillm.layers.build import LayerBuild
 from minillm.layers.linear import QKVParallelLinear, RowParallelLinear
 from minillm.layers.norm import make_norm
 from minillm.model_config import ModelConfig
+from minillm.probe import probe
 
 
 class Attention(nn.Module):

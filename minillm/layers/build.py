@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 
 import torch
 
-from minillm.kernels.torch_kernels import TorchKernels
+from minillm.kernels.torch.kernels import TorchKernels
 from minillm.parallel.group import SINGLE, ParallelGroup
 from minillm.quantization.format import DenseFormat, LinearFormat
 

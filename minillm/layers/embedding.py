@@ -4,8 +4,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from minillm.debug.probes import probe
 from minillm.layers.build import LayerBuild
+from minillm.probe import probe
 
 
 class Embedding(nn.Module):

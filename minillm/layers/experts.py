@@ -5,10 +5,10 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor, nn
 
-from minillm.debug.probes import probe
 from minillm.layers.activation import GatedActivation
 from minillm.layers.build import LayerBuild
 from minillm.layers.linear import WHOLE
+from minillm.probe import probe
 from minillm.quantization.format import DenseFormat
 
 

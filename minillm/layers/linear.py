@@ -10,8 +10,8 @@ from abc import ABC, abstractmethod
 import torch
 from torch import Tensor, nn
 
-from minillm.debug.probes import probe
 from minillm.layers.build import LayerBuild
+from minillm.probe import probe
 
 WHOLE = -1  # as a part: all parts at once, which some checkpoints hold as one tensor
 

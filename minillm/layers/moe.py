@@ -12,10 +12,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from minillm.attention.batch import ForwardBatch
-from minillm.debug.probes import probe
 from minillm.layers.build import LayerBuild
 from minillm.layers.experts import Experts
 from minillm.model_config import ModelConfig
+from minillm.probe import probe
 
 
 @dataclass(frozen=True)

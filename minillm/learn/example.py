@@ -1,6 +1,6 @@
 """The running example: the same few requests go through every lesson."""
 
-from minillm.tokenizer import Tokenizer
+from minillm.text.tokenizer import Tokenizer
 
 QUESTION = "What is a KV cache?"
 OTHER_ENDING = "What is a page table?"  # begins like QUESTION

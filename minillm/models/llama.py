@@ -7,7 +7,6 @@ import torch
 from torch import Tensor, nn
 
 from minillm.attention.batch import ForwardBatch
-from minillm.debug.probes import probe
 from minillm.layers.activation import GatedActivation
 from minillm.layers.attention import Attention
 from minillm.layers.build import LayerBuild
@@ -17,6 +16,7 @@ from minillm.layers.norm import make_norm
 from minillm.layers.rotary import RotaryEmbedding
 from minillm.model_config import ModelConfig
 from minillm.models.registry import register
+from minillm.probe import probe
 
 
 class LlamaMLP(nn.Module):

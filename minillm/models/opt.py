@@ -10,7 +10,6 @@ import torch
 from torch import Tensor, nn
 
 from minillm.attention.batch import ForwardBatch
-from minillm.debug.probes import probe
 from minillm.layers.activation import Activation
 from minillm.layers.attention import Attention
 from minillm.layers.build import LayerBuild
@@ -20,6 +19,7 @@ from minillm.layers.norm import LayerNorm
 from minillm.model_config import ModelConfig
 from minillm.models.registry import register
 from minillm.parallel.group import SINGLE
+from minillm.probe import probe
 
 FIRST_ROW = 2  # of the table of positions: the two before it are never used
 

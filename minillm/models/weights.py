@@ -13,13 +13,13 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
-from minillm.debug.probes import probe
 from minillm.files import read_json
 from minillm.layers.build import LayerBuild
 from minillm.layers.experts import Experts
 from minillm.layers.linear import WHOLE
 from minillm.model_config import ModelConfig
 from minillm.models.registry import model_class
+from minillm.probe import probe
 
 IGNORED = (
     "rotary_emb.inv_freq",

@@ -21,7 +21,7 @@ from minillm.attention.choose import asked_for, choose_backend
 from minillm.attention.gather import GatherAttention
 from minillm.attention.naive import NaiveAttention
 from minillm.config import ATTENTION_BACKENDS
-from minillm.kernels.torch_kernels import TorchKernels
+from minillm.kernels.torch.kernels import TorchKernels
 
 Make = Callable[[AttentionShape], AttentionBackend]
 BACKENDS: dict[str, Make] = {"reference": GatherAttention, "blockwise": BlockwiseAttention}

@@ -22,8 +22,8 @@ from minillm.attention.choose import choose_backend
 from minillm.attention.flash import FlashAttention, FlashAttention3, unfit
 from minillm.attention.naive import NaiveAttention
 from minillm.config import EngineConfig
-from minillm.debug.probes import listen
-from minillm.kernels.torch_kernels import TorchKernels
+from minillm.kernels.torch.kernels import TorchKernels
+from minillm.probe import listen
 
 Make = Callable[[AttentionShape], AttentionBackend]
 SHAPE = make_shape(4, 4, 16, [None], dtype=torch.bfloat16)

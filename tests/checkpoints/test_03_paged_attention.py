@@ -10,8 +10,8 @@ from torch import Tensor
 
 from minillm.attention import gather
 from minillm.attention.batch import ForwardBatch
-from minillm.engine import runner
 from minillm.kvcache.pages import OutOfPages, PagePool
+from minillm.worker import runner
 
 
 def state_is(pool: PagePool, free: list[int], held: dict[int, int], when: str) -> None:

@@ -13,7 +13,7 @@ from minillm.attention.batch import ForwardBatch
 from minillm.attention.blockwise import BlockwiseAttention
 from minillm.attention.gather import GatherAttention
 from minillm.attention.naive import NaiveAttention
-from minillm.kernels.torch_attention import paged_decode
+from minillm.kernels.torch.attention import paged_decode
 
 pytestmark = pytest.mark.gpu
 
@@ -63,7 +63,7 @@ def test_the_backends_in_plain_torch_run_on_a_gpu_too(kind: type[AttentionBacken
 def test_a_kernel_that_is_compiled_is_triton_s_own() -> None:
     from triton.runtime.jit import JITFunction
 
-    from minillm.kernels import triton_attention
+    from minillm.kernels.triton import attention as triton_attention
 
     for kernel in (triton_attention._paged_decode, triton_attention._merge, triton_attention.add_block):
         assert isinstance(kernel, JITFunction) and "probe" not in vars(triton_attention)

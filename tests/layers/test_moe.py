@@ -17,12 +17,12 @@ from transformers import MixtralConfig, Qwen3MoeConfig
 from transformers.models.mixtral.modeling_mixtral import MixtralSparseMoeBlock
 from transformers.models.qwen3_moe.modeling_qwen3_moe import Qwen3MoeSparseMoeBlock
 
-from minillm.debug.probes import listen
-from minillm.kernels.torch_kernels import TorchKernels
+from minillm.kernels.torch.kernels import TorchKernels
 from minillm.layers.build import LayerBuild
 from minillm.layers.experts import WHOLE
 from minillm.layers.moe import MixtureOfExperts, MoeShape, group_by_expert, route
 from minillm.parallel.group import ParallelGroup
+from minillm.probe import listen
 from minillm.quantization.format import LinearFormat
 from minillm.quantization.packed import choose_format
 

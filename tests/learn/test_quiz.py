@@ -12,13 +12,13 @@ from pathlib import Path
 
 import pytest
 
-from minillm.debug.probes import listen, probe
 from minillm.debug.views.theme import make_console
 from minillm.kvcache.pages import PagePool
 from minillm.learn.progress import Progress
 from minillm.learn.questions import ENGINES, questions
 from minillm.learn.quiz import Quiz, quiz
 from minillm.learn.typed import understood
+from minillm.probe import listen, probe
 
 ROOT = Path(__file__).resolve().parents[2]
 LESSONS = {int(path.name[:2]): path for path in sorted((ROOT / "lessons").glob("[0-9][0-9]_*.py"))}

@@ -84,7 +84,7 @@ def test_lesson_08_with_larger_blocks(play: Play) -> None:
 
 
 def test_lesson_08_without_triton(play: Play, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("minillm.kernels.triton_load.find_spec", lambda _name: None)
+    monkeypatch.setattr("minillm.kernels.triton.load.find_spec", lambda _name: None)
     said = play("08")
     assert "the package triton is not installed; on Linux, python3 scripts/start.py setup dev brings it" in said
     assert "in place, plain torch" in said and "interpreted" not in said

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from tiny import make_llama
 from workload import make_engine
 
-from minillm.kernels import cpu
-from minillm.kernels.torch_kernels import TorchKernels
+from minillm.kernels.cpu import kernels as cpu
+from minillm.kernels.torch.kernels import TorchKernels
 from minillm.layers.build import LayerBuild
 from minillm.layers.embedding import Embedding, LMHead
 from minillm.layers.linear import ColumnParallelLinear

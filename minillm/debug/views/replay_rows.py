@@ -10,8 +10,8 @@ from minillm.debug.views.table import Cells, Col, table
 from minillm.debug.views.theme import STYLES, tag
 
 if TYPE_CHECKING:
-    from minillm.engine.graphs import DecodeGraphs
     from minillm.request import Request
+    from minillm.worker.graphs import DecodeGraphs
 
 
 def replay_rows(graphs: "DecodeGraphs", count: int, size: int, running: "Sequence[Request]") -> Drawing:

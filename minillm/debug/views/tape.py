@@ -13,7 +13,7 @@ from minillm.debug.views.units import number
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from minillm.engine.recording import Tape
+    from minillm.worker.capture import Tape
 
 
 def call_name(function: Any) -> str:
