@@ -68,10 +68,13 @@ def conversation(tokenizer: Tokenizer, turns: tuple[tuple[str, str], ...], last:
     return tokenizer.encode_chat([*messages, {"role": "user", "content": last}])
 
 
-def running_example(tokenizer: Tokenizer) -> dict[str, list[int]]:
-    """Four requests by name: a question, one that begins alike, a long conversation, a piece of code to complete."""
+def running_example(tokenizer: Tokenizer, own: str | None = None) -> dict[str, list[int]]:
+    """Four requests by name: a question, one that begins alike, a long conversation, a piece of code to complete.
+
+    own: the reader's question, if there is one, in the first one's place.
+    """
     return {
-        "a question": question(tokenizer, QUESTION),
+        "a question": question(tokenizer, own or QUESTION),
         "another ending": question(tokenizer, OTHER_ENDING),
         "a long talk": conversation(tokenizer, TALK, QUESTION),
         "code": tokenizer.encode(CODE),

@@ -158,6 +158,7 @@ class Noting(Quiz):
 def play(number: int, monkeypatch: pytest.MonkeyPatch) -> Noting:
     """A lesson's main() in this process, less the parts that only measure."""
     monkeypatch.setattr(sys, "argv", [str(LESSONS[number]), "--plain"])
+    monkeypatch.setattr(sys, "excepthook", sys.excepthook)  # the lesson has one of its own until it runs
     lesson = runpy.run_path(str(LESSONS[number]), run_name="a_lesson")
     scope = lesson["main"].__globals__
     for name in SLOW:

@@ -30,6 +30,7 @@ def play(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capture
         path = tmp_path / LESSONS[number].name
         path.write_text(text.replace(f"\n{old}", f"\n{new}") if old else text, encoding="utf-8")
         monkeypatch.setattr(sys, "argv", [str(path), "--plain", *options])
+        monkeypatch.setattr(sys, "excepthook", sys.excepthook)  # the lesson has one of its own until it runs
         lesson = runpy.run_path(str(path), run_name="a_lesson")
         for name in SLOW:
             if name in lesson:
