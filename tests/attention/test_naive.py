@@ -35,7 +35,7 @@ def attend(
     torch.manual_seed(seed)
     (H, Hkv), D = heads, 8
     shape = make_shape(H, Hkv, D, windows, scale=0.3)
-    cache = make_cache(make_shape(H, Hkv, D, windows, dtype=dtype), 80, page_size)
+    cache = make_cache(make_shape(H, Hkv, D, windows, dtype=dtype), 90, page_size)
     table = shuffled_pages(cache, LENGTHS, seed)
     batch = make_batch(cache, LENGTHS, table, NaiveAttention(shape))
     found = []

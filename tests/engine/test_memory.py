@@ -66,8 +66,8 @@ def test_the_largest_step_holds_what_the_formula_says(tmp_path: Path, shape: str
 
 def test_vocabularies_are_drawn_from_in_parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """So that a thousand rows of logits do not take ten times their own memory."""
-    for module in ("sampler", "estimate"):
-        monkeypatch.setattr(f"minillm.engine.{module}.PART", 40_000)
+    for module in ("sampling.sampler", "worker.estimate"):
+        monkeypatch.setattr(f"minillm.{module}.PART", 40_000)
     monkeypatch.setattr("minillm.worker.estimate.MOST_LOGITS", 40_000)
     monkeypatch.setattr("minillm.sampling.logprobs.MOST_LOGITS", 40_000)
     make_model(tmp_path, "llama", vocab_size=12_000)
