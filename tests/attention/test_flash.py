@@ -24,6 +24,7 @@ from minillm.attention.naive import NaiveAttention
 from minillm.config import EngineConfig
 from minillm.kernels.torch.kernels import TorchKernels
 from minillm.probe import listen
+from minillm.setup import Setup
 
 Make = Callable[[AttentionShape], AttentionBackend]
 SHAPE = make_shape(4, 4, 16, [None], dtype=torch.bfloat16)
@@ -132,9 +133,9 @@ def test_an_engine_gives_the_tokens_of_the_reference(
 
 
 def test_pages_are_as_large_as_the_package_wants_them_unless_said_otherwise() -> None:
-    assert EngineConfig().page_size == EngineConfig(page_size="auto").page_size == 16
-    assert EngineConfig(attention_backend="flash").page_size == 256
-    assert EngineConfig(attention_backend="flash", page_size=512).page_size == 512
+    assert Setup.of(EngineConfig()).page_size == Setup.of(EngineConfig(page_size=16)).page_size == 16
+    assert Setup.of(EngineConfig(attention_backend="flash")).page_size == 256
+    assert Setup.of(EngineConfig(attention_backend="flash", page_size=512)).page_size == 512
 
 
 def test_an_engine_without_cuda_refuses_it_by_name(tmp_path: Path) -> None:

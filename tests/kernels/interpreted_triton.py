@@ -17,7 +17,6 @@ from minillm.attention import triton as attention
 from minillm.attention.batch import ForwardBatch
 from minillm.attention.choose import choose_backend
 from minillm.debug.catalogue import catalogue, locations
-from minillm.kernels.choose import choose_kernels
 from minillm.kernels.torch.attention import paged_decode
 from minillm.kernels.torch.kernels import ACTIVATIONS
 from minillm.kernels.triton import attention as triton_attention
@@ -25,6 +24,7 @@ from minillm.kernels.triton import kernels as triton_kernels
 from minillm.kernels.triton import load as triton_load
 from minillm.kernels.triton import rows as triton_rows
 from minillm.probe import listen
+from minillm.worker.platform import choose_kernels
 
 CPU = torch.device("cpu")
 kernels, _ = triton_load.load(CPU, torch.float32)

@@ -12,8 +12,8 @@ import torch
 from paged import make_cache, make_shape
 
 from minillm.attention.choose import choose_backend
-from minillm.kernels.choose import choose_kernels
 from minillm.kernels.torch.kernels import TorchKernels
+from minillm.worker.platform import choose_kernels
 
 TESTS = Path(__file__).resolve().parent.parent
 needs_triton = pytest.mark.skipif(find_spec("triton") is None, reason="triton is not installed")
@@ -60,7 +60,7 @@ def test_a_cpu_engine_imports_no_triton() -> None:
     code = """
 import sys, torch
 before = "triton" in sys.modules
-from minillm.kernels.choose import choose_kernels
+from minillm.worker.platform import choose_kernels
 from minillm.attention.backend import AttentionShape
 from minillm.attention.choose import choose_backend
 from minillm.kvcache.storage import KVCache, KVSpec
