@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from minillm.attention.backend import AttentionBackend
 from minillm.attention.batch import ForwardBatch
+from minillm.kernels.to_device import to_device
 from minillm.kvcache.pages import pages_for
 from minillm.kvcache.storage import KVCache
 from minillm.probe import probe
@@ -108,7 +109,8 @@ class ModelRunner:
         seats, pages = self.page_table.shape
         kind = torch.int32 if self.device.type == "cuda" else torch.int64  # as the attention kernels read it
         self._table_on_device = torch.zeros(seats + 1, pages, dtype=kind, device=self.device)
-        most = min(self.setup.config.max_num_seqs, seats, self.backend.most_fixed_rows(pages, self.kv_cache))
+        room = pages * self.kv_cache.page_size
+        most = min(self.setup.config.max_num_seqs, seats, self.backend.most_fixed_rows(room, self.kv_cache))
         self.graphs = DecodeGraphs(
             self.model, self.kv_cache, self.backend, self.platform, self.last_tokens, self._table_on_device, most
         )
@@ -288,9 +290,7 @@ class ModelRunner:
         return torch.cat([last, named]) if len(named) else last
 
     def _tensor(self, array: np.ndarray) -> Tensor:
-        """On the device. Only from pinned memory does a large copy not wait for all that the GPU has to do before."""
-        tensor = torch.from_numpy(array)
-        return tensor if self.device.type == "cpu" else tensor.pin_memory().to(self.device, non_blocking=True)
+        return to_device(array, self.device)
 
 
 def slot_mapping(page_table: np.ndarray, seats: np.ndarray, positions: np.ndarray, page_size: int) -> np.ndarray:
