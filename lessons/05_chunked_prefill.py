@@ -67,7 +67,7 @@ def main() -> None:
     lesson.part("A long prompt in one step: everybody waits")
     limit = context_limit()
     whole = lesson.llm(enable_chunked_prefill=False, max_model_len=limit).engine
-    prompts = the_prompts(whole.tokenizer, whole.config.max_model_len)
+    prompts = the_prompts(whole.tokenizer, whole.setup.max_model_len)
     before = everybody_waits(whole, prompts)
 
     lesson.part("The same prompt in chunks")
