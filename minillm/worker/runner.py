@@ -18,6 +18,7 @@ from minillm.request import Candidate
 from minillm.sampling.logprobs import AskedLogprobs, TopLogprobs
 from minillm.sampling.sampler import sample_in_parts
 from minillm.sampling.state import DRAWS, SamplingState
+from minillm.sampling.verify import each_position, tokens_by_request
 from minillm.scheduler.plan import PlanRow, StepPlan, StepResult
 from minillm.setup import Setup
 from minillm.worker.platform import Platform
@@ -30,8 +31,8 @@ if TYPE_CHECKING:
 class Launched:
     """A step that the device works on, or has done: what will come of it.
 
-    rows: those that sample, in the order of ``tokens [R]``. asked, top: whose log probabilities are wanted, and what
-    they are. ready: when the tokens are on the host.
+    rows: those that sample, in the order of ``tokens [R]``; one with drafts for each of its positions. asked, top:
+    whose log probabilities are wanted, and what they are. ready: when the tokens are on the host.
     """
 
     plan: StepPlan
@@ -48,10 +49,17 @@ class Launched:
         if self.tokens is not None:
             if self.ready is not None:
                 self.ready.synchronize()
-            result.tokens = dict(zip((row.request_id for row in self.rows), self.tokens.tolist()))
+            sampled = self.tokens.tolist()
+            if self.plan.num_drafts:
+                result.tokens = tokens_by_request(self.rows, sampled)
+            else:
+                result.tokens = {row.request_id: [token] for row, token in zip(self.rows, sampled)}
         if self.asked is not None and self.top is not None:
-            ids = [self.rows[i].request_id for i in self.asked.where]
-            result.logprobs = dict(zip(ids, self.top.read(self.asked.counts)))
+            for i, candidates in zip(self.asked.where, self.top.read(self.asked.counts)):
+                id = self.rows[i].request_id
+                known = result.logprobs.setdefault(id, [])
+                if len(known) < len(result.tokens[id]):  # else it tells of what follows a wrong draft
+                    known.append(candidates)
         return result
 
 
@@ -148,6 +156,8 @@ class ModelRunner:
         if self.sampling.prompts:
             launched.prompt_logprobs = self.sampling.prompt_logprobs(rows, hidden, self.model.compute_logits)  # type: ignore[arg-type]
         if samplers := [row for row in rows if row.samples]:
+            if plan.num_drafts:
+                samplers = each_position(samplers)
             if batch.sample_rows is not None:
                 hidden = hidden[batch.sample_rows]  # [R', hidden]
             probe.on and probe("model.logits", hidden=hidden, rows=samplers)
@@ -197,6 +207,8 @@ class ModelRunner:
             launched.tokens = tokens if self.graphs is None else tokens.clone()  # the next replay writes over them
         else:
             self._inbox.reverse()
+            if len(rows) > len(self._inbox[0]):  # drafts: more tokens than seats
+                self._inbox[0] = torch.zeros(len(rows), dtype=torch.int64, pin_memory=True)
             launched.tokens = self._inbox[0][: len(rows)]
             launched.tokens.copy_(tokens, non_blocking=True)
             launched.ready = torch.cuda.Event()
@@ -258,9 +270,15 @@ class ModelRunner:
         )
 
     def _sample_rows(self, rows: list[PlanRow]) -> Tensor | None:
-        """Where in ``[T]`` the last token of each row that samples stands; None if that is everywhere."""
+        """Where in ``[T]`` the last token of each row that samples stands, and the drafts before it; None if that is
+        everywhere."""
         ends = accumulate(row.count for row in rows)
-        wanted = [end - 1 for row, end in zip(rows, ends) if row.samples]
+        if rows[-1].count > 1 and any(row.draft_ids for row in rows):  # they have more tokens, and so are the last ones
+            wanted = [
+                at for row, end in zip(rows, ends) if row.samples for at in range(end - 1 - len(row.draft_ids), end)
+            ]
+        else:
+            wanted = [end - 1 for row, end in zip(rows, ends) if row.samples]
         return None if len(wanted) == sum(row.count for row in rows) else self._tensor(np.array(wanted, dtype=np.int64))
 
     def _input_ids(self, rows: list[PlanRow], named: Tensor) -> Tensor:
