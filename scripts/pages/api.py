@@ -3,7 +3,7 @@
 import ast
 from pathlib import Path
 
-from pages.piece import COMMAND, ROOT, Piece
+from pages.clone import ROOT
 
 # Room -> what it is, in the order in which a request meets them.
 ROOMS = {
@@ -34,11 +34,13 @@ INTERFACE = (
 )
 
 
-def pieces() -> list[Piece]:
-    return [interface(), *(room(name) for name in ROOMS if modules(name))]
+def pages() -> dict[str, str]:
+    """Each page by its path in docs/, the first one first."""
+    made = {name: room(name) for name in ROOMS if modules(name)}
+    return {f"api/{name}.md": text for name, text in {"index": interface(), **made}.items()}
 
 
-def interface() -> Piece:
+def interface() -> str:
     homes = exported()
     rooms = [f"| [{name}]({name}.md) | {what} |" for name, what in ROOMS.items() if modules(name)]
     text = [
@@ -48,18 +50,17 @@ def interface() -> Piece:
         "\n".join(["| room | what is in it |", "| --- | --- |", *rooms]),
         *(f"::: {homes[name]}.{name}" for name in INTERFACE if name in homes),
     ]
-    return page("index", text)
+    return page(text)
 
 
-def room(name: str) -> Piece:
+def room(name: str) -> str:
     parts = [f"::: {module}\n    options:\n      show_root_full_path: true" for module in modules(name)]
-    return page(name, [f"# {name}", ROOMS[name], *parts])
+    return page([f"# {name}", ROOMS[name], *parts])
 
 
-def page(name: str, parts: list[str]) -> Piece:
+def page(parts: list[str]) -> str:
     header = "---\nsearch:\n  boost: 0.5\n---"
-    footer = f"<!-- {COMMAND} wrote this -->"
-    return Piece(f"docs/api/{name}.md", "\n\n".join([header, *parts, footer]) + "\n")
+    return "\n\n".join([header, *parts]) + "\n"
 
 
 def modules(room: str) -> list[str]:
