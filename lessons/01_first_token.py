@@ -7,7 +7,6 @@ The answer is right. The cost of a step grows with every token, and that is what
 
 from collections import Counter
 
-from minillm.debug.probes import Event, listen
 from minillm.learn.lesson import Lesson
 
 lesson = Lesson(
@@ -17,16 +16,27 @@ lesson = Lesson(
     buys="a right answer, at the highest price",
     breaks="model.embed,sampler.logits",
 )
+
+import torch
+from rich.markup import escape
+
+from minillm import SamplingParams
+from minillm.debug.views.candidates import top_tokens
+from minillm.debug.views.compare import before_after
+from minillm.debug.views.step_times import step_times
+from minillm.debug.views.tensors import tensor_summary
+from minillm.debug.views.tokens import quoted, token_stream, token_table
+from minillm.learn.asking import finish
+from minillm.learn.example import CODE, QUESTION, question
+from minillm.learn.timing import time_steps
+from minillm.probe import Event, listen
+from minillm.sampling.sampler import keep_top
+
 OPEN = "The engine"  # a text that may go on in many ways
 TEMPERATURE, TOP_K = 2.0, 4
 
 
 def main() -> None:
-    from minillm import SamplingParams
-    from minillm.debug.views.candidates import top_tokens
-    from minillm.debug.views.tokens import token_stream, token_table
-    from minillm.learn.example import QUESTION, question
-
     llm = lesson.llm(reuse_kv=False, attention_backend="reference")
     engine, tokenizer = llm.engine, llm.engine.tokenizer
     prompt_ids = question(tokenizer, lesson.options.prompt or QUESTION)
@@ -80,8 +90,6 @@ def main() -> None:
 
 def one_step_seen(engine):
     """Run one step, and show each tensor that a probe has shown us; the logits [V] of its last token, if one has."""
-    from minillm.debug.views.tensors import tensor_summary
-
     seen = []  # (name, tensor, names of its dimensions, meaning)
 
     def keep(event: Event) -> None:
@@ -113,11 +121,6 @@ def one_step_seen(engine):
 
 def draw(engine) -> None:
     """Let the engine draw the next token of one text for each of 64 seeds: who may be drawn, and how often who was."""
-    from rich.markup import escape
-
-    from minillm import SamplingParams
-    from minillm.debug.views.tokens import quoted
-
     lesson.say(
         f"""Greedy text is the same each time. Sampling draws the next token at random instead, and {OPEN!r} is a text
         that may go on in many ways. Temperature divides the scores first: above 1 it levels the probabilities, below 1
@@ -128,8 +131,7 @@ def draw(engine) -> None:
     requests = [engine.add_request(OPEN, params) for params in settings]
     rows = []
     with listen("sampler.logits", lambda event: rows.extend(event.logits.clone())):
-        while engine.has_requests:
-            engine.step()
+        finish(engine)
     if rows:
         show_candidates(rows[0], engine.tokenizer)
     drawn = Counter(engine.tokenizer.token(request.output_ids[0]) for request in requests)
@@ -139,11 +141,6 @@ def draw(engine) -> None:
 
 def show_candidates(logits, tokenizer) -> None:
     """The likeliest tokens of one row of logits [V], as they are and after temperature and top-k."""
-    import torch
-
-    from minillm.debug.views.candidates import top_tokens
-    from minillm.engine.sampler import keep_top
-
     lesson.say("The model's own probabilities:")
     lesson.show(top_tokens(logits, tokenizer, k=6))
     lesson.say(f"The same logits with temperature={TEMPERATURE} and top_k={TOP_K}:")
@@ -154,12 +151,6 @@ def show_candidates(logits, tokenizer) -> None:
 
 def cost_of_forgetting(engine) -> None:
     """Time every step of a longer answer, and set the first against the last."""
-    from minillm import SamplingParams
-    from minillm.debug.views.compare import before_after
-    from minillm.debug.views.step_times import step_times
-    from minillm.learn.example import CODE
-    from minillm.learn.timing import time_steps
-
     lesson.say(
         """Nothing is kept (reuse_kv=False), so each step computes the whole text again, from the first token on. Here
         every step of a longer completion, timed on this machine:"""

@@ -5,7 +5,8 @@ only what is new. The cache is the simple one of older engines: one page a reque
 become. It makes steps cheap, and it wastes most of its memory.
 """
 
-from minillm.debug.probes import Event, listen
+from statistics import mean
+
 from minillm.learn.lesson import Lesson
 
 lesson = Lesson(
@@ -15,12 +16,25 @@ lesson = Lesson(
     buys="steps whose cost hardly grows with the text",
     breaks="kv.store,kv.gather",
 )
+
+from minillm import SamplingParams
+from minillm.debug.views.batch_table import batch_table
+from minillm.debug.views.compare import before_after
+from minillm.debug.views.page_map import page_map
+from minillm.debug.views.step_times import step_times
+from minillm.debug.views.tensors import tensor_summary
+from minillm.debug.views.theme import letter
+from minillm.debug.views.tokens import token_stream
+from minillm.debug.views.waste import waste, waste_bars
+from minillm.learn.asking import ask, finish
+from minillm.learn.example import CODE, QUESTION, question, running_example
+from minillm.learn.timing import time_steps
+from minillm.probe import Event, listen
+
 CONTIGUOUS = {"page_size": "max_model_len", "num_pages": 8, "attention_backend": "reference"}
 
 
 def main() -> None:
-    from minillm.learn.example import QUESTION, question
-
     llm = lesson.llm(**CONTIGUOUS)
     engine = llm.engine
     prompt_ids = question(engine.tokenizer, lesson.options.prompt or QUESTION)
@@ -50,10 +64,6 @@ def main() -> None:
 
 def prefill_and_decode(engine, prompt_ids: list[int]) -> None:
     """Three steps of one request, as the scheduler plans them."""
-    from minillm import SamplingParams
-    from minillm.debug.views.batch_table import batch_table
-    from minillm.debug.views.tokens import token_stream
-
     lesson.say(
         """The engine has no two phases, it has pending tokens: known, but without keys and values. At first that is the
         whole prompt, which one step computes together: prefill. After that there is exactly one, the token chosen last:
@@ -64,18 +74,12 @@ def prefill_and_decode(engine, prompt_ids: list[int]) -> None:
     with listen("scheduler.plan", lambda event: lesson.show(batch_table(event.plan, [request], budget))):
         for _ in range(2):
             engine.step()
-    while engine.has_requests:
-        engine.step()
+    finish(engine)
     lesson.show(token_stream(request.prompt_ids, request.output_ids, engine.tokenizer))
 
 
 def where_they_go(engine, prompt_ids: list[int]) -> None:
     """The tensors of one decode step around the cache, and the cache itself."""
-    from minillm import SamplingParams
-    from minillm.debug.views.page_map import page_map
-    from minillm.debug.views.tensors import tensor_summary
-    from minillm.debug.views.theme import letter
-
     lesson.say(
         """In a decode step each layer makes one query, one key and one value. The key and the value go into the cache;
         the query meets all the keys that are there, and takes a share of each value:"""
@@ -107,9 +111,6 @@ def where_they_go(engine, prompt_ids: list[int]) -> None:
 
 def cost_with_and_without(engine) -> None:
     """The same completion with the cache and without: time of every step, tokens computed, and the same text."""
-    from minillm.debug.views.compare import before_after
-    from minillm.debug.views.step_times import step_times
-
     forgetful = lesson.quiet_llm(reuse_kv=False, attention_backend="reference").engine
     without, computed_without, text_without = timed(forgetful)
     with_cache, computed, text = timed(engine)
@@ -132,14 +133,9 @@ def cost_with_and_without(engine) -> None:
 
 def timed(engine) -> tuple[list[float], int, list[int]]:
     """Seconds of each step of one longer completion, the tokens computed for it, and the tokens made."""
-    from minillm import SamplingParams
-    from minillm.learn.example import CODE
-    from minillm.learn.timing import time_steps
-
-    engine.add_request(CODE, SamplingParams(max_tokens=2, ignore_eos=True))  # warm up
-    while engine.has_requests:
-        engine.step()
-    request = engine.add_request(CODE, SamplingParams(temperature=0, max_tokens=160, ignore_eos=True))
+    ask(engine, CODE, 2)  # warm up
+    finish(engine)
+    request = ask(engine, CODE, 160)
     with lesson.bar(f"timing steps, reuse_kv={engine.config.reuse_kv}", total=request.max_tokens) as bar:
         times, computed = time_steps(engine, after_each=bar.move)
     return times, computed, request.output_ids
@@ -167,12 +163,8 @@ def memory_formula(engine) -> None:
 
 def reserved(engine) -> None:
     """Four requests in the contiguous cache: what they use of what they hold."""
-    from minillm import SamplingParams
-    from minillm.debug.views.waste import waste, waste_bars
-    from minillm.learn.example import running_example
-
     for prompt_ids in running_example(engine.tokenizer).values():
-        engine.add_request(prompt_ids, SamplingParams(temperature=0, max_tokens=24, ignore_eos=True))
+        ask(engine, prompt_ids, 24)
     for _ in range(24 - 1):
         engine.step()
     numbers = waste(engine.scheduler.running, engine.pool)
@@ -186,12 +178,7 @@ def reserved(engine) -> None:
         f"""Of what they hold they use [warn]{share:.1%}[/]. And more than {engine.pool.num_pages} requests can
         never run here at once, however short they are: there are no more pages."""
     )
-    while engine.has_requests:
-        engine.step()
-
-
-def mean(values: list[float]) -> float:
-    return sum(values) / len(values)
+    finish(engine)
 
 
 if __name__ == "__main__":

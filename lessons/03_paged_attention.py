@@ -5,9 +5,6 @@ and a page table says where its tokens are. It is the idea of virtual memory, an
 at once.
 """
 
-import time
-
-from minillm.debug.probes import Event, listen
 from minillm.learn.lesson import Lesson
 
 lesson = Lesson(
@@ -17,6 +14,21 @@ lesson = Lesson(
     buys="memory for many more requests, because none is reserved",
     breaks="kv.allocate,kv.gather,kv.free",
 )
+
+from minillm import SamplingParams
+from minillm.debug.views.compare import before_after
+from minillm.debug.views.gather import gather_map
+from minillm.debug.views.page_map import page_map
+from minillm.debug.views.page_tables import free_list, page_tables
+from minillm.debug.views.slots_table import slots_table
+from minillm.debug.views.table import drawn, numbers
+from minillm.debug.views.theme import letter
+from minillm.debug.views.waste import waste_bars
+from minillm.learn.asking import finish
+from minillm.learn.example import OTHER_ENDING, question, running_example
+from minillm.learn.lessons.lesson_03.full_house import serve
+from minillm.probe import Event, listen
+
 PAGES = 48
 
 
@@ -57,21 +69,14 @@ def main() -> None:
 
 def four_come_in(engine) -> list:
     """Add the running example's requests, and run the step that computes their prompts."""
-    from minillm import SamplingParams
-    from minillm.debug.views.page_map import page_map
-    from minillm.debug.views.page_tables import free_list, page_tables
-    from minillm.learn.example import question, running_example
-
-    prompts = running_example(engine.tokenizer)
-    if lesson.options.prompt:
-        prompts["a question"] = question(engine.tokenizer, lesson.options.prompt)
+    prompts = running_example(engine.tokenizer, lesson.options.prompt)
     params = SamplingParams(temperature=0, max_tokens=40, ignore_eos=True)
     requests = [engine.add_request(prompt_ids, params) for prompt_ids in prompts.values()]
     names = ", ".join(
-        f"{chr(65 + r.id)} {name} ({len(r.prompt_ids)} tokens)" for name, r in zip(prompts, requests, strict=True)
+        f"{letter(r.id)} {name} ({len(r.prompt_ids)} tokens)" for name, r in zip(prompts, requests, strict=True)
     )
     engine.step()
-    waiting = ", ".join(chr(65 + request.id) for request in engine.scheduler.waiting)
+    waiting = ", ".join(letter(request.id) for request in engine.scheduler.waiting)
     whose = f"the prompts of all but {waiting}, which must wait" if waiting else "all four prompts"
     lesson.say(f"{names}. One step computes {whose}. Each takes the pages that it needs now, and no more:")
     lesson.show(page_map(engine.pool, requests))
@@ -86,8 +91,6 @@ def four_come_in(engine) -> list:
 
 def slots_of_a_step(engine, requests: list) -> None:
     """One decode step's tokens with page, offset and slot."""
-    from minillm.debug.views.slots_table import slots_table
-
     lesson.say(
         """Each request now decodes: one token each in the step. Its position gives the entry in the page table and the
         offset in that page; both together are the slot: slot = page * 16 + offset."""
@@ -100,21 +103,16 @@ def slots_of_a_step(engine, requests: list) -> None:
 
 def growing(engine, requests: list) -> None:
     """Step until somebody needs a page, and show the map before and after."""
-    from minillm.debug.views.page_map import page_map
-
     taken: list[str] = []
     lost: list[str] = []
     written = []
 
     def note(event: Event) -> None:
-        taken.append(f"Request {chr(65 + event.request.id)} takes page {', '.join(map(str, event.pages))}")
-
-    def note_loss(event: Event) -> None:
-        lost.append(chr(65 + event.request.id))
+        taken.append(f"Request {letter(event.request.id)} takes page {', '.join(map(str, event.pages))}")
 
     with (
         listen("kv.allocate", note),
-        listen("scheduler.preempt", note_loss),
+        listen("scheduler.preempt", lambda event: lost.append(letter(event.request.id))),
         listen("batch.build", lambda event: written.append(event.batch.slots.clone())),
     ):
         while not taken and engine.has_requests:
@@ -129,8 +127,6 @@ def growing(engine, requests: list) -> None:
 
 def one_gather(engine, requests: list) -> None:
     """What attention reads for the first request, from the page table and from the gather itself."""
-    from minillm.debug.views.gather import gather_map
-
     for _ in range(18):
         engine.step()
     lesson.say(
@@ -150,14 +146,9 @@ def one_gather(engine, requests: list) -> None:
 
 def ending(engine, requests: list) -> None:
     """Let all end but watch the first: its pages, and who gets them next."""
-    from minillm import SamplingParams
-    from minillm.debug.views.page_tables import free_list
-    from minillm.learn.example import OTHER_ENDING, question
-
     freed = []
     with listen("kv.free", lambda event: freed.append((event.request.id, list(event.pages)))):
-        while engine.has_requests:
-            engine.step()
+        finish(engine)
     whose, pages = freed[-1]
     left = free_list(engine.pool)
     request = engine.add_request(question(engine.tokenizer, OTHER_ENDING), SamplingParams(temperature=0, max_tokens=1))
@@ -165,92 +156,51 @@ def ending(engine, requests: list) -> None:
     with listen("kv.allocate", lambda event: taken.extend(event.pages)):
         engine.step()  # before the list is shown: the quiz has asked what it says
     lesson.say(
-        f"""All four have ended, and every page is free again. The last to go was {chr(65 + whose)}, with pages {pages}.
+        f"""All four have ended, and every page is free again. The last to go was {letter(whose)}, with pages {pages}.
         The free list is a stack, so those are on top:"""
     )
     lesson.show(left)
-    lesson.say(f"A new request, {chr(65 + request.id)}, comes in and gets page [bold]{', '.join(map(str, taken))}[/].")
+    lesson.say(f"A new request, {letter(request.id)}, comes in and gets page [bold]{', '.join(map(str, taken))}[/].")
 
 
 def before_and_after() -> None:
     """The same memory, one page a request against pages of 16 tokens: who runs at once, and how fast it all is."""
-    from minillm.debug.views.compare import before_after
-    from minillm.debug.views.waste import waste_bars
-
     lesson.say(
         """The same memory twice, room for 8,192 tokens, and 32 requests that want 32 tokens each. Lesson 02's cache has
         four pages of 2,048 tokens, this one 512 of 16:"""
     )
     sizes = lesson.each(("max_model_len", 16), "serving 32 requests with each page size")
-    contiguous, paged = (serve(page_size=page_size, max_cached_tokens=8192) for page_size in sizes)
-    lesson.show(waste_bars({"one page a request": contiguous["waste"], "page_size=16": paged["waste"]}))
+    contiguous, paged = (serve(lesson.quiet_llm(page_size=size, max_cached_tokens=8192).engine) for size in sizes)
+    lesson.show(waste_bars({"one page a request": contiguous.fullest, "page_size=16": paged.fullest}))
     lesson.show(
         before_after(
             [
-                ("requests at once", contiguous["at_once"], paged["at_once"], "", "higher"),
-                ("used, of what is held", contiguous["share"], paged["share"], "%", "higher"),
-                ("steps for all", contiguous["steps"], paged["steps"], "", "lower"),
-                ("time for all", contiguous["seconds"], paged["seconds"], "s", "lower"),
-                ("tokens/s", contiguous["speed"], paged["speed"], "", "higher"),
+                ("requests at once", contiguous.at_once, paged.at_once, "", "higher"),
+                ("used, of what is held", contiguous.share, paged.share, "%", "higher"),
+                ("steps for all", contiguous.steps, paged.steps, "", "lower"),
+                ("time for all", contiguous.seconds, paged.seconds, "s", "lower"),
+                ("tokens/s", contiguous.speed, paged.speed, "", "higher"),
             ],
             before="lesson 02",
             after="page_size=16",
         )
     )
-    lesson.say(f"The same tokens, both times: [good]{contiguous['tokens'] == paged['tokens']}[/].")
-
-
-def serve(**settings) -> dict:
-    """Serve 32 requests with these settings: the fullest moment, and the whole."""
-    from minillm import SamplingParams
-    from minillm.debug.views.waste import waste
-    from minillm.kvcache.pages import pages_for
-    from minillm.learn.example import running_example
-
-    engine = lesson.quiet_llm(**settings).engine
-    prompts = list(running_example(engine.tokenizer).values())
-    params = SamplingParams(temperature=0, max_tokens=32, ignore_eos=True)
-    engine.add_request(prompts[0], SamplingParams(max_tokens=2))  # warm up
-    while engine.has_requests:
-        engine.step()
-    requests = [engine.add_request(prompts[i % 4], params) for i in range(32)]
-    at_once, fullest, steps, start = 0, {}, 0, time.perf_counter()
-    while engine.has_requests:
-        engine.step()
-        steps += 1
-        if len(engine.scheduler.running) >= max(at_once, 1):
-            at_once, fullest = len(engine.scheduler.running), waste(engine.scheduler.running, engine.pool)
-    seconds = time.perf_counter() - start
-    return {
-        "at_once": at_once,
-        "waste": fullest,
-        "share": 100 * fullest["used"] / (fullest["used"] + fullest["reserved"]),
-        "steps": steps,
-        "seconds": seconds,
-        "speed": 32 * 32 / seconds,
-        "tokens": [request.output_ids for request in requests],
-        "entries": sum(pages_for(request.num_tokens - 1, engine.pool.page_size) for request in requests)
-        / len(requests),
-    }
+    lesson.say(f"The same tokens, both times: [good]{contiguous.tokens == paged.tokens}[/].")
 
 
 def page_sizes() -> None:
     """The same work with other page sizes: waste against bookkeeping."""
-    from minillm.debug.views.drawing import Drawing
-    from minillm.debug.views.table import Col, table
-
     lesson.say(
         """A small page wastes less at a request's end; a large one makes page tables shorter. In between lies
         what engines use: 16 is common, and some GPU kernels want more. Empty slots and entries are means over the
         requests."""
     )
-    headings = ("page_size", "empty slots a request", "page table entries", "tokens/s here")
-    columns, rows = [Col(heading, "right") for heading in headings], []
-    for page_size in lesson.each((1, 4, 16, 64, 256), "serving 32 requests with each page size"):
-        served = serve(page_size=page_size, max_cached_tokens=16384)
-        empty = served["waste"]["reserved"] / served["at_once"]
-        rows.append([str(page_size), f"{empty:.1f}", f"{served['entries']:.0f}", f"{served['speed']:,.0f}"])
-    lesson.show(Drawing(lambda canvas: table(canvas, columns, rows)))
+    rows = []
+    for size in lesson.each((1, 4, 16, 64, 256), "serving 32 requests with each page size"):
+        served = serve(lesson.quiet_llm(page_size=size, max_cached_tokens=16384).engine)
+        rows.append([str(size), f"{served.empty:.1f}", f"{served.entries:.0f}", f"{served.speed:,.0f}"])
+    columns = numbers("page_size", "empty slots a request", "page table entries", "tokens/s here")
+    lesson.show(drawn(columns, rows))
 
 
 if __name__ == "__main__":

@@ -11,9 +11,9 @@ from dataclasses import dataclass, field
 from statistics import mean, median
 from typing import NamedTuple
 
-from minillm.debug.probes import Event, listen
 from minillm.debug.views.timeline import SeatLog, seat_timeline
 from minillm.learn.lesson import Lesson
+from minillm.probe import Event, listen
 
 lesson = Lesson(
     number=4,

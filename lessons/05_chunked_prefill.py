@@ -12,11 +12,11 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 from statistics import median
 
-from minillm.debug.probes import Event, listen
 from minillm.debug.views.theme import letter
 from minillm.debug.views.timeline import Cell, SeatLog, Track, seat_timeline, token_timeline
 from minillm.debug.views.units import amount
 from minillm.learn.lesson import Lesson
+from minillm.probe import Event, listen
 
 lesson = Lesson(
     number=5,

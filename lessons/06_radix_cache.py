@@ -10,10 +10,10 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from statistics import median
 
-from minillm.debug.probes import Event, listen
 from minillm.debug.views.theme import letter
 from minillm.debug.views.units import amount
 from minillm.learn.lesson import Lesson
+from minillm.probe import Event, listen
 
 lesson = Lesson(
     number=6,

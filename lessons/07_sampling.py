@@ -13,8 +13,8 @@ from statistics import quantiles
 
 import torch
 
-from minillm.debug.probes import Event, listen
 from minillm.learn.lesson import Lesson
+from minillm.probe import Event, listen
 
 lesson = Lesson(
     number=7,
@@ -144,7 +144,7 @@ def two_distributions(engine) -> None:
     from minillm.debug.views.candidates import top_tokens
     from minillm.debug.views.drawing import Drawing
     from minillm.debug.views.table import Col, table
-    from minillm.engine.sampler import keep_min_p, keep_top
+    from minillm.sampling.sampler import keep_min_p, keep_top
 
     lesson.say(
         """Lesson 01 drew from a distribution. How it should be cut depends on its shape, and that changes from token to

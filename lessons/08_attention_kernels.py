@@ -16,8 +16,8 @@ from typing import Any
 
 from rich.markup import escape
 
-from minillm.debug.probes import Event, listen, unheard
 from minillm.learn.lesson import Lesson
+from minillm.probe import Event, listen, unheard
 
 lesson = Lesson(
     number=8,
@@ -153,7 +153,7 @@ def keep(event: Event) -> Query:
 
 def blocks_of(query: Query, size: int = BLOCK) -> list[tuple]:
     """Its context in blocks: (first position, last, scores ``[Hkv, G, n]``, values ``[Hkv, n, D]``)."""
-    from minillm.kernels.torch_attention import read_block
+    from minillm.kernels.torch.attention import read_block
 
     pages, page_size = query.batch.page_table[0], query.batch.kv_cache.page_size
     spans = [(first, min(first + size, query.length)) for first in range(0, query.length, size)]
@@ -162,7 +162,7 @@ def blocks_of(query: Query, size: int = BLOCK) -> list[tuple]:
 
 def running(query: Query) -> list[Event]:
     """An event for each block, of `online_softmax` over the whole context."""
-    from minillm.kernels.torch_attention import online_softmax
+    from minillm.kernels.torch.attention import online_softmax
 
     events: list[Event] = []
     with listen("attention.block", events.append):
@@ -281,8 +281,8 @@ def the_kernel(query: Query) -> Any:
     import torch
 
     lesson.say(
-        """What you saw until here is plain torch, minillm/kernels/torch_attention.py. The GPU's kernel is _paged_decode
-        in minillm/kernels/triton_attention.py. It is written for [bold]one program[/]: one request, one key/value head,
+        """What you saw until here is plain torch, minillm/kernels/torch/attention.py. The GPU's kernel is _paged_decode
+        in minillm/kernels/triton/attention.py. It is written for [bold]one program[/]: one request, one key/value head,
         one split. The GPU runs many of them at a time."""
     )
     if torch.cuda.is_available():
@@ -291,7 +291,7 @@ def the_kernel(query: Query) -> Any:
             through it, hide the GPU: {ON_CPU} python3 scripts/start.py lesson 08 --break kernel.scores"""
         )
         return compiled(query)
-    from minillm.kernels.triton_load import interpreter
+    from minillm.kernels.triton.load import interpreter
 
     with interpreter() as why_not:
         if why_not:
@@ -320,7 +320,7 @@ def step_by_step(query: Query) -> Any:
     from minillm.attention.triton import TritonAttention, TritonPlan
     from minillm.debug.kernel_lines import traced
     from minillm.debug.views.kernel_listing import kernel_listing
-    from minillm.kernels import triton_attention
+    from minillm.kernels.triton import attention as triton_attention
 
     tile = triton_attention.decode_tile(query.q.itemsize, query.q.shape[-1], few=True)
     blocks = -(-query.length // tile.tokens)
@@ -387,7 +387,7 @@ def backends(query: Query) -> dict[str, tuple[Any, str]]:
     """Every backend that this machine has but Triton's, and how it reads."""
     from minillm.attention.blockwise import BlockwiseAttention
     from minillm.attention.reference import ReferenceAttention
-    from minillm.kernels import cpu
+    from minillm.kernels.cpu import kernels as cpu
 
     found: dict[str, tuple[Any, str]] = {
         "reference": (ReferenceAttention(), "gathers, then torch"),

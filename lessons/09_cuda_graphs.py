@@ -18,9 +18,9 @@ from statistics import median
 
 import torch
 
-from minillm.debug.probes import Event, listen
 from minillm.debug.views.units import amount
 from minillm.learn.lesson import Lesson
+from minillm.probe import Event, listen
 
 lesson = Lesson(
     number=9,
@@ -188,8 +188,8 @@ def traps(device) -> None:
     from minillm.debug.views.drawing import Drawing
     from minillm.debug.views.table import Col, table
     from minillm.debug.views.tape import tape_table
-    from minillm.engine.recording import NotRecordable, TapeRecorder, recorder_for
-    from minillm.kernels.torch_kernels import TorchKernels
+    from minillm.kernels.torch.kernels import TorchKernels
+    from minillm.worker.capture import NotRecordable, TapeRecorder, recorder_for
 
     x, settings = torch.tensor([1.0, 2.0], device=device), {"factor": 10, "bias": torch.ones(2, device=device)}
     calls = []
@@ -281,7 +281,7 @@ def memory(graphs) -> int:
 
 def choose(engine) -> None:
     from minillm.debug.views.sizes import size_bars
-    from minillm.engine.graphs import capture_sizes, choose_size
+    from minillm.worker.graphs import capture_sizes, choose_size
 
     graphs = engine.runner.graphs
     lesson.say("The smallest that has room. What is too much is filled up with rows that are nobody's:")

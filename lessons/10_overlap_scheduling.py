@@ -9,10 +9,10 @@ from dataclasses import dataclass, field
 from statistics import median
 
 from minillm.debug.loop_clock import LoopClock, Span, calmest, gaps, of_device
-from minillm.debug.probes import Event, listen
 from minillm.debug.views.theme import letter
 from minillm.debug.views.units import amount, counted
 from minillm.learn.lesson import Lesson
+from minillm.probe import Event, listen
 
 lesson = Lesson(
     number=10,

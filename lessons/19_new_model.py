@@ -187,7 +187,7 @@ def compare_with(folder: Path, model: type):
     """Register the class, and compare its engine with Hugging Face's model, over a prompt and some tokens more."""
     from minillm.diagnose.compare import compare
     from minillm.learn.example import QUESTION, question
-    from minillm.tokenizer import Tokenizer
+    from minillm.text.tokenizer import Tokenizer
 
     register(NAME)(model)
     prompt = question(Tokenizer(folder), lesson.options.prompt or QUESTION)
@@ -200,7 +200,7 @@ def compare_with(folder: Path, model: type):
 def judge(folder: Path, model: type):
     """The comparison, drawn."""
     from minillm.diagnose.compare_view import draw_brief
-    from minillm.tokenizer import Tokenizer
+    from minillm.text.tokenizer import Tokenizer
 
     found = compare_with(folder, model)
     lesson.say(

@@ -5,10 +5,11 @@ from numbers import Integral
 from typing import Any
 
 from minillm.config import EngineConfig
+from minillm.debug.stops import arm_from_environment
 from minillm.engine.engine import Engine, Prompt
 from minillm.files import read_json
 from minillm.request import Request, RequestOutput, SamplingParams
-from minillm.tokenizer import Message, Tokenizer
+from minillm.text.tokenizer import Message, Tokenizer
 
 Params = SamplingParams | Iterable[SamplingParams] | None
 
@@ -23,6 +24,7 @@ class LLM:
     """
 
     def __init__(self, model: str | None = None, **settings: Any) -> None:
+        arm_from_environment()
         given = settings if model is None else {"model": model, **settings}  # SGLang calls it model_path
         self.engine = Engine(EngineConfig.from_settings(**given))
         self._others: dict[int, list[RequestOutput]] = {}  # outputs of requests that another call is waiting for

@@ -5,8 +5,8 @@
     python scripts/record_runs.py --again      # records even what has not changed: on a new machine
     python scripts/record_runs.py --check      # writes nothing; exit status 1 if something is stale, and says what
 
-A lesson is recorded in minillm/learn/lessons/lesson_NN/run.json. Its times are only worth showing from a machine that does
-nothing else, so a busy one is refused; --anyway records all the same, and the page says so. Pages and pictures are
+A lesson is recorded in minillm/learn/lessons/lesson_NN/run.json. Its times are only worth showing from a machine that
+does nothing else, so a busy one is refused; --anyway records all the same, and the page says so. Pages and pictures are
 not written by this: they are made when the site is built, see scripts/pages/hook.py.
 """
 

@@ -5,8 +5,9 @@ import os
 import torch
 from torch import Tensor
 
-from minillm.kernels import cpu, triton_load
-from minillm.kernels.torch_kernels import TorchKernels
+from minillm.kernels.cpu import kernels as cpu
+from minillm.kernels.torch.kernels import TorchKernels
+from minillm.kernels.triton import load as triton_load
 from minillm.kvcache.storage import KVCache
 
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"

@@ -8,8 +8,8 @@ from tiny import LLAMA, hf_logits
 from torch import Tensor
 from workload import LOGITS_TOLERANCE, Job, assert_idle, run_jobs
 
-from minillm.debug.probes import listen
 from minillm.engine.engine import Engine
+from minillm.probe import listen
 
 COUNT = 64
 

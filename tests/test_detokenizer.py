@@ -9,9 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tiny import make_tokenizer
 
-from minillm.detokenizer import INCOMPLETE, Detokenizer, find_stop, held_back
 from minillm.hub import ASSETS
-from minillm.tokenizer import Tokenizer
+from minillm.text.detokenizer import INCOMPLETE, Detokenizer, find_stop, held_back
+from minillm.text.tokenizer import Tokenizer
 
 
 @pytest.fixture(scope="module")

@@ -16,7 +16,7 @@ from tiny import Oracle, edit_json, make_llama
 from workload import assert_idle
 
 from minillm import LLM, RequestOutput, SamplingParams
-from minillm.debug.probes import Event, listen
+from minillm.probe import Event, listen
 
 GREEDY = SamplingParams(temperature=0, max_tokens=8, ignore_eos=True)
 

@@ -10,7 +10,7 @@ from tiny import edit_json, make_tokenizer
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from minillm.hub import ASSETS, bundled_models, resolve_model
-from minillm.tokenizer import Message, Tokenizer
+from minillm.text.tokenizer import Message, Tokenizer
 
 CONVERSATIONS: list[list[Message]] = [
     [{"role": "user", "content": "What is a page?"}],

@@ -12,13 +12,13 @@ from torch import Tensor
 from transformers import LlamaForCausalLM
 
 from minillm.config import EngineConfig
-from minillm.debug.probes import listen
-from minillm.detokenizer import INCOMPLETE
 from minillm.engine.engine import Engine
-from minillm.engine.sampler import SamplingBatch, sample
+from minillm.probe import listen
 from minillm.request import Request, RequestOutput, SamplingParams
+from minillm.sampling.sampler import SamplingBatch, sample
 from minillm.scheduler.plan import StepPlan
-from minillm.tokenizer import Tokenizer
+from minillm.text.detokenizer import INCOMPLETE
+from minillm.text.tokenizer import Tokenizer
 
 LOGITS_TOLERANCE = 1e-4  # how far ours may be from Hugging Face's
 EOS = 1  # the tiny checkpoints' end token

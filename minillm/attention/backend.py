@@ -8,10 +8,10 @@ import numpy as np
 from torch import Tensor
 
 from minillm.attention.batch import ForwardBatch
-from minillm.debug.probes import probe
-from minillm.kernels.torch_kernels import TorchKernels
-from minillm.kernels.triton_load import interpreted
+from minillm.kernels.torch.kernels import TorchKernels
+from minillm.kernels.triton.load import interpreted
 from minillm.kvcache.storage import KVCache
+from minillm.probe import probe
 
 
 class AttentionBackend(ABC):

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from minillm.attention.batch import ForwardBatch
 from minillm.attention.reference import Gather, ReferenceAttention
-from minillm.kernels.torch_attention import paged_decode
+from minillm.kernels.torch.attention import paged_decode
 
 BLOCK = 16  # tokens that are looked at together
 BLOCKS_A_SPLIT = 4

@@ -9,7 +9,7 @@ from torch import Tensor
 from minillm.attention.backend import AttentionBackend
 from minillm.attention.batch import ForwardBatch
 from minillm.attention.reference import Gather, ReferenceAttention
-from minillm.kernels.cpu import CpuKernels
+from minillm.kernels.cpu.kernels import CpuKernels
 from minillm.kvcache.storage import KVCache
 
 

@@ -18,8 +18,8 @@ from torch import Tensor
 
 from minillm.attention.backend import AttentionBackend
 from minillm.attention.batch import ForwardBatch
-from minillm.attention.trial import try_out
-from minillm.kernels.torch_kernels import TorchKernels
+from minillm.attention.try_out import try_out
+from minillm.kernels.torch.kernels import TorchKernels
 from minillm.kvcache.storage import KVCache
 
 DTYPES = (torch.float16, torch.bfloat16)

@@ -14,8 +14,8 @@ from torch.nn.functional import scaled_dot_product_attention
 
 from minillm.attention.backend import AttentionBackend
 from minillm.attention.batch import ForwardBatch
-from minillm.debug.probes import probe
 from minillm.kvcache.storage import KVCache
+from minillm.probe import probe
 
 MOST_GATHERED = 2**24  # numbers, 64 MiB of float32: one-token requests are taken so many together, at least one
 FIXED_GATHER = 2**26  # bytes that a recorded step may gather in a layer

@@ -12,10 +12,10 @@ from torch import Tensor
 
 from minillm.attention.backend import AttentionBackend
 from minillm.attention.batch import ForwardBatch
-from minillm.attention.trial import try_out
-from minillm.kernels.triton_attention import MOST_SPLITS, Scratch, Tile, decode_tile, paged_decode
-from minillm.kernels.triton_load import failed
-from minillm.kernels.triton_prefill import paged_prefill, prefill_tile
+from minillm.attention.try_out import try_out
+from minillm.kernels.triton.attention import MOST_SPLITS, Scratch, Tile, decode_tile, paged_decode
+from minillm.kernels.triton.load import failed
+from minillm.kernels.triton.prefill import paged_prefill, prefill_tile
 from minillm.kvcache.storage import KVCache
 
 MOST_HEAD_SIZE = 256

@@ -13,7 +13,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-import minillm.engine.runner as runner_module
+import minillm.worker.runner as runner_module
 from minillm.bench.checkpoints import say
 from minillm.bench.settings import check_seats
 from minillm.bench.traffic import TEMPERATURE

@@ -14,9 +14,9 @@ import torch
 from minillm.bench.settings import engine_settings, our_name
 from minillm.bench.traffic import Traffic
 from minillm.config import EngineConfig
-from minillm.engine.choices import understand
 from minillm.kernels.choose import choose_kernels
 from minillm.model_config import ModelConfig
+from minillm.setup import understand
 
 # Values that depend on the work or on the machine: `Ground.values` says what they are.
 SEATS, BUDGET, FASTEST = "<seats>", "<budget>", "<fastest>"

@@ -18,8 +18,8 @@ import torch
 from minillm.bench.checkpoints import say
 from minillm.bench.traffic import TEMPERATURE, Traffic
 from minillm.config import EngineConfig
-from minillm.engine.choices import understand
 from minillm.model_config import ModelConfig
+from minillm.setup import understand
 
 # prompts, how many tokens each is to get, temperature -> the tokens of each
 Generate = Callable[[list[list[int]], list[int], float], list[list[int]]]

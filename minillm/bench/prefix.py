@@ -14,9 +14,9 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from minillm.bench.checkpoints import say
-from minillm.debug.probes import Event, listen
 from minillm.engine.engine import Engine
 from minillm.llm import LLM
+from minillm.probe import Event, listen
 from minillm.request import SamplingParams
 
 CACHES = ("none", "radix")

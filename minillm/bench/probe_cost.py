@@ -19,9 +19,9 @@ from typing import IO, Any
 
 import minillm
 from minillm.bench.checkpoints import orderly_end, say
-from minillm.debug.probes import probe
 from minillm.debug.views.theme import make_console
 from minillm.hub import resolve_model
+from minillm.probe import probe
 
 # A process of one of the copies: loads the model, then for each line that it is sent, generates and prints the seconds.
 WORKER = """
@@ -30,7 +30,7 @@ from pathlib import Path
 home, model, tokens = sys.argv[1], sys.argv[2], int(sys.argv[3])
 sys.path.insert(0, home)
 import minillm
-from minillm.debug import probes
+from minillm import probe as probes
 assert Path(minillm.__file__).is_relative_to(home), minillm.__file__
 torch.set_num_threads(1)
 llm = minillm.LLM(model, device="cpu")

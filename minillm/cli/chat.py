@@ -8,7 +8,7 @@ from minillm.cli.guard import deferred_interrupt
 from minillm.debug import open_line
 from minillm.llm import LLM
 from minillm.request import SamplingParams
-from minillm.tokenizer import Message
+from minillm.text.tokenizer import Message
 
 HELP = """\
 /reset   forget the conversation and begin a new one

@@ -9,7 +9,7 @@ from minillm.diagnose.compare import PROMPT, Comparison, compare
 from minillm.diagnose.compare_view import draw
 from minillm.diagnose.stopping import condition_for, probe_for, stop_at_first
 from minillm.hub import resolve_model
-from minillm.tokenizer import Tokenizer
+from minillm.text.tokenizer import Tokenizer
 
 
 def run(

@@ -5,24 +5,18 @@ import weakref
 from fnmatch import fnmatchcase
 from typing import Any
 
-from minillm.debug import probes
+from minillm import probe as probes
 from minillm.debug.catalogue import catalogue
 
 # Beside what stands in the model (``captured`` in the catalogue): a recorded step goes on to the token of every row.
 # These come by only where a request asks for more than a temperature, or never.
 TO_THE_TOKEN = {"model.logits", "sampler.logits", "sampler.choose"}
-_replaying: "weakref.WeakSet[Any]" = weakref.WeakSet()  # the recordings of engines that are alive
-_told = False  # since the last engine was made: once is enough
+_told: "weakref.WeakSet[Any]" = weakref.WeakSet()  # the recordings that somebody was warned of: once is enough
 
 
-def heard_in_replays(recordings: Any) -> None:
-    """An engine replays its decode steps from here on, as long as ``recordings`` live: warn whoever listens in vain."""
-    global _told
-    _replaying.add(recordings)
-    _told = False
+def warn_the_blind() -> None:
+    """From here on, whoever arms a probe in vain is told, and who has armed one when an engine begins to replay."""
     probes.on_listen = warn_if_blind
-    for listener in probes.listeners():
-        warn_if_blind(listener.patterns)
 
 
 def blind_names(patterns: tuple[str, ...]) -> list[str]:
@@ -37,11 +31,12 @@ def blind_names(patterns: tuple[str, ...]) -> list[str]:
 
 
 def warn_if_blind(patterns: tuple[str, ...]) -> None:
-    global _told
-    if _told or not len(_replaying):
+    """Warn of the probes among these that cannot fire now."""
+    if all(recordings in _told for recordings in probes.replaying):
         return
     if names := blind_names(patterns):
-        _told = True
+        for recordings in probes.replaying:
+            _told.add(recordings)
         warnings.warn(
             f"{', '.join(names)}: cannot fire in decode steps that are replayed, for no Python runs there, and this "
             f"process has an engine that replays them; prompts still come by. Make the engine with enforce_eager=True, "

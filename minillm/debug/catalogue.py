@@ -11,7 +11,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from minillm.debug.comment_probes import with_probes
+from minillm.kernels.triton.comment_probes import with_probes
 
 PACKAGE = Path(__file__).resolve().parent.parent
 TOPICS = ("birth", "scheduling", "pages", "prefix cache", "model", "attention", "sampling", "text", "profiling")

@@ -5,7 +5,7 @@ from pathlib import Path
 from types import FrameType
 
 from minillm.debug.open_line import say
-from minillm.debug.probes import Event
+from minillm.probe import Event
 
 _BUILTINS = dict(vars(builtins))  # Python's own; the first stop adds the debug console's helpers to the live ones
 

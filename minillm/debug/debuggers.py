@@ -11,13 +11,12 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from minillm.debug.attached import attached
 from minillm.debug.catalogue import catalogue
 from minillm.debug.frame_names import frame_names
 from minillm.debug.open_line import say
 from minillm.debug.own_pdb import stop_in_pdb
-from minillm.debug.probes import Event
 from minillm.debug.short import short
+from minillm.probe import Event, attached
 
 HELPERS = (
     "where(request, position)", "why(request)", "shapes()", "pages()", "table()", "tree()", "look()", "disarm()",

@@ -16,9 +16,9 @@ import numpy as np
 from torch import nn
 
 from minillm.debug.expert_stats import ExpertStats, LayerStats, layer_stats
-from minillm.debug.probes import Event, Listener, listen
 from minillm.debug.recorder import open_to_write
 from minillm.layers.moe import MixtureOfExperts
+from minillm.probe import Event, Listener, listen
 
 KEPT_REQUESTS = 1000  # whose own counts are kept, those that ran last; the others stay in the sums
 

@@ -8,7 +8,7 @@ from functools import lru_cache
 from pathlib import Path
 from types import FrameType
 
-from minillm.debug.comment_probes import with_probes
+from minillm.kernels.triton.comment_probes import with_probes
 
 
 def frame_names(probe: str, frame: FrameType) -> dict[str, str]:

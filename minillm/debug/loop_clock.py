@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import torch
 
-from minillm.debug.probes import Event
+from minillm.probe import Event
 
 DEVICE = "compute"  # what the device does
 

@@ -12,7 +12,7 @@ from typing import IO, Any, NoReturn
 
 from minillm.debug.look import looked
 from minillm.debug.open_line import fresh_line, is_terminal
-from minillm.debug.probes import Event, silence
+from minillm.probe import Event, silence
 
 FIRST = """\
 pdb: look (what to watch here), p EXPRESSION, n next line, s into a call,

@@ -6,9 +6,9 @@ from typing import Any
 
 from minillm.debug.attribution import Kernel, is_range, kernels_of
 from minillm.debug.kernel_kinds import ALL_KINDS
-from minillm.debug.probes import probe
 from minillm.debug.spans import DEVICE, Interval, Span, busy_and_idle, spans_of
 from minillm.debug.step_work import ModelShape, StepFacts, bytes_of_step, flops_of_step
+from minillm.probe import probe
 
 KEY = "minillm"  # where a trace file holds what we know of its steps
 

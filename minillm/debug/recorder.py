@@ -15,7 +15,7 @@ from pathlib import Path, PurePath
 from types import TracebackType
 from typing import IO, Any
 
-from minillm.debug.probes import Event, Listener, listen
+from minillm.probe import Event, Listener, listen
 
 FORMAT, VERSION = "minillm recording", 1
 PROBES = (

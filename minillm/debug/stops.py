@@ -13,11 +13,12 @@ from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from typing import Any
 
+from minillm.debug.blind import warn_the_blind
 from minillm.debug.catalogue import catalogue
 from minillm.debug.condition import Condition
 from minillm.debug.open_line import say
-from minillm.debug.probes import Event, Listener, listen
 from minillm.debug.short import short
+from minillm.probe import Event, Listener, listen
 
 
 @dataclass(eq=False)
@@ -89,6 +90,7 @@ def arm_from_environment() -> Armed:
     """Arm what MINILLM_BREAK, MINILLM_BREAK_WHEN and MINILLM_LOG ask for. Only a process's first call reads them."""
     global _from_environment
     if _from_environment is None:
+        warn_the_blind()
         names = ("MINILLM_BREAK", "MINILLM_BREAK_WHEN", "MINILLM_LOG")
         try:
             _from_environment = arm(*(os.environ.get(name) for name in names))

@@ -17,7 +17,7 @@ from minillm.debug.views.theme import make_console
 from minillm.diagnose.huggingface import load
 from minillm.engine.engine import Engine
 from minillm.request import SamplingParams
-from minillm.tokenizer import Tokenizer
+from minillm.text.tokenizer import Tokenizer
 
 QUESTIONS = ("What is a KV cache?", "What is a page table?", "What is continuous batching?")
 CODE = "def read_lines(path):"

@@ -17,7 +17,7 @@ from minillm.files import read_json
 from minillm.layers.build import LayerBuild
 from minillm.model_config import ModelConfig
 from minillm.models.weights import build_model, checkpoint_files
-from minillm.tokenizer import Tokenizer
+from minillm.text.tokenizer import Tokenizer
 
 DTYPES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16", "F8_E4M3": "float8_e4m3fn",
           "F8_E5M2": "float8_e5m2", "BOOL": "bool", "U8": "uint8"}  # fmt: skip

@@ -13,10 +13,10 @@ from minillm.config import ALIASES, EngineConfig
 from minillm.diagnose.compared import Compared
 from minillm.diagnose.ours import observe_engine
 from minillm.diagnose.places import Observation, Place
-from minillm.engine.choices import understand
 from minillm.hub import resolve_model
 from minillm.model_config import ModelConfig
-from minillm.tokenizer import Tokenizer
+from minillm.setup import understand
+from minillm.text.tokenizer import Tokenizer
 
 PROMPT = "What is a page of the KV cache, and who holds it?"
 # Rows made of heads, one after another.

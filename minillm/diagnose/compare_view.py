@@ -9,7 +9,7 @@ from minillm.debug.views.theme import STYLES
 from minillm.diagnose.compare import Comparison
 from minillm.diagnose.compared import Compared, describe
 from minillm.diagnose.places import NAMES, column_title
-from minillm.tokenizer import Tokenizer
+from minillm.text.tokenizer import Tokenizer
 
 SHOWN = 6  # numbers of each tensor, around the largest difference
 CELL = 6  # letters of a column of the matrix

@@ -3,13 +3,13 @@
 from minillm.config import EngineConfig
 from minillm.diagnose.checkpoint import Checkpoint
 from minillm.diagnose.findings import Check, Finding, ok, some, warn, wrong
-from minillm.engine.choices import understand
-from minillm.engine.device import free_bytes, show_bytes
 from minillm.files import read_json
 from minillm.kernels.choose import choose_kernels
 from minillm.layers.rotary import ROPE_TYPES
 from minillm.model_config import ModelConfig, RopeConfig
 from minillm.models.registry import model_class
+from minillm.setup import understand
+from minillm.worker.device import free_bytes, show_bytes
 
 
 def config_json(checkpoint: Checkpoint) -> Finding:

@@ -7,7 +7,6 @@ from typing import Any
 from torch import Tensor, nn
 
 from minillm.config import EngineConfig
-from minillm.debug.probes import Event, listen
 from minillm.diagnose.places import (
     CLOSING,
     ENTERED,
@@ -24,6 +23,7 @@ from minillm.diagnose.places import (
     rows_of,
 )
 from minillm.engine.engine import Engine
+from minillm.probe import Event, listen
 from minillm.request import SamplingParams
 
 PROBES = (

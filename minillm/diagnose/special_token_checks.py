@@ -4,7 +4,7 @@ from typing import Any
 
 from minillm.diagnose.checkpoint import Checkpoint
 from minillm.diagnose.findings import Check, Finding, ok, some, warn, wrong
-from minillm.tokenizer import Tokenizer
+from minillm.text.tokenizer import Tokenizer
 
 
 def special_tokens(checkpoint: Checkpoint) -> Finding:

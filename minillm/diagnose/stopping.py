@@ -1,13 +1,13 @@
 """From the first place that differs to a debugger there: its probe, armed for that layer and that token."""
 
 from minillm.config import EngineConfig
-from minillm.debug.probes import Event, listen
 from minillm.debug.stops import arm
 from minillm.diagnose.compare import Comparison
 from minillm.diagnose.compared import Compared
 from minillm.diagnose.ours import run
 from minillm.diagnose.places import LOGITS, MLP_NORMS, MLP_STREAM, Place
 from minillm.engine.engine import Engine
+from minillm.probe import Event, listen
 
 AT_STORE = ("q_proj", "k_proj", "v_proj", "q_norm", "k_norm")
 AT_ATTEND = ("q_rope", "k_rope", "o_proj input", "out_proj input", "self_attn")

@@ -4,7 +4,7 @@ from typing import Any
 
 from minillm.diagnose.checkpoint import Checkpoint
 from minillm.diagnose.findings import Check, Finding, ok, warn, wrong
-from minillm.tokenizer import Tokenizer
+from minillm.text.tokenizer import Tokenizer
 
 TEXTS = ("Hello, world!", "def f(x):\n    return x + 1", "two  spaces, 123 456", "naïve café, 你好, 🙂")
 CHATS: dict[str, list[dict[str, Any]]] = {

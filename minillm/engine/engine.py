@@ -9,17 +9,7 @@ import torch
 
 from minillm.attention.backend import choose_backend
 from minillm.config import EngineConfig
-from minillm.debug.probes import probe, set_step
-from minillm.debug.stops import arm_from_environment
-from minillm.engine.answer import Answer, prompt_logprobs
-from minillm.engine.choices import context_limit, understand
-from minillm.engine.device import DeviceMemory, room_for
-from minillm.engine.grammar import Grammars
-from minillm.engine.intake import Prompt, bad_word_ids, check_params, check_prompt, salt_of, tokens_of
-from minillm.engine.memory import LOWER, measures, plan_memory, refuse_the_impossible
 from minillm.engine.overlap import Overlap
-from minillm.engine.runner import ModelRunner, why_eager
-from minillm.engine.trial import Trial
 from minillm.hub import resolve_model
 from minillm.kernels.choose import choose_kernels
 from minillm.kvcache.pages import PagePool
@@ -29,11 +19,21 @@ from minillm.kvcache.storage import KVCache
 from minillm.layers.build import LayerBuild
 from minillm.model_config import ModelConfig
 from minillm.models.weights import build_model, load_weights
+from minillm.probe import probe, set_step
+from minillm.quantization.format import OneFormat
 from minillm.quantization.packed import choose_format
 from minillm.request import Request, RequestOutput, SamplingParams
+from minillm.sampling.grammar import Grammars
 from minillm.scheduler.plan import StepPlan, StepResult
 from minillm.scheduler.scheduler import Scheduler
-from minillm.tokenizer import NoTokenizer, Tokenizer
+from minillm.setup import context_limit, understand
+from minillm.text.answer import Answer, prompt_logprobs
+from minillm.text.intake import Prompt, bad_word_ids, check_params, check_prompt, salt_of, tokens_of
+from minillm.text.tokenizer import NoTokenizer, Tokenizer
+from minillm.worker.device import DeviceMemory, room_for
+from minillm.worker.memory import LOWER, measures, plan_memory, refuse_the_impossible
+from minillm.worker.runner import ModelRunner, why_eager
+from minillm.worker.trial import Trial
 
 __all__ = ["Engine", "Prompt"]
 
@@ -42,7 +42,6 @@ class Engine:
     """One model on one device, and the requests that it serves."""
 
     def __init__(self, config: EngineConfig) -> None:
-        arm_from_environment()
         # 1. What was asked for, and what "auto" means here.
         self.config = config
         self.folder = resolve_model(config.model)
@@ -57,7 +56,8 @@ class Engine:
         # 2. The model: its structure, on no memory yet; then its weights, unless they can never fit.
         memory = DeviceMemory.look(self.device)
         self.kernels = kernels = choose_kernels(config.kernels, self.device, self.dtype)
-        build = LayerBuild(self.dtype, choose_format(self.device, self.dtype, config.pack_weights, kernels), kernels)
+        format = choose_format(self.device, self.dtype, config.pack_weights, kernels)
+        build = LayerBuild(self.dtype, OneFormat(format), kernels)
         model = build_model(self.model_config, build)
         refuse_the_impossible(config, self.model_config, model, self.dtype, memory)
         with room_for("loading the weights", memory, "use a smaller model or dtype, or free the device"):

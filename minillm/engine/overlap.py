@@ -5,12 +5,12 @@ it. So all that differs from the plain loop is when a result is read. What it co
 ended is in the next step already, and that row is thrown away. (vLLM: async scheduling; SGLang: overlap schedule.)
 """
 
-from minillm.debug.probes import probe
-from minillm.engine.grammar import Grammars
-from minillm.engine.runner import Launched, ModelRunner
-from minillm.engine.stream import CpuStream, Queued
+from minillm.probe import probe
+from minillm.sampling.grammar import Grammars
 from minillm.scheduler.plan import StepPlan, StepResult
 from minillm.scheduler.scheduler import Scheduler
+from minillm.worker.runner import Launched, ModelRunner
+from minillm.worker.stream import CpuStream, Queued
 
 
 class Overlap:

@@ -2,9 +2,10 @@
 
 import torch
 
-from minillm.debug.probes import probe
-from minillm.kernels import cpu, triton_load
-from minillm.kernels.torch_kernels import TorchKernels
+from minillm.kernels.cpu import kernels as cpu
+from minillm.kernels.torch.kernels import TorchKernels
+from minillm.kernels.triton import load as triton_load
+from minillm.probe import probe
 
 
 def choose_kernels(name: str, device: torch.device, dtype: torch.dtype) -> TorchKernels:

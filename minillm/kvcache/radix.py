@@ -7,9 +7,9 @@ Two requests with the same beginning walk the same path, and share its pages (SG
 import heapq
 from collections.abc import Hashable, Iterable, Iterator, Sequence
 
-from minillm.debug.probes import probe
 from minillm.kvcache.pages import PagePool
 from minillm.kvcache.prefix import Match, PrefixCache, PrefixStats
+from minillm.probe import probe
 
 Key = tuple[Hashable, ...]
 

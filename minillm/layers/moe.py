@@ -12,10 +12,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from minillm.attention.batch import ForwardBatch
-from minillm.debug.probes import probe
 from minillm.layers.build import LayerBuild
 from minillm.layers.experts import Experts
 from minillm.model_config import ModelConfig
+from minillm.probe import probe
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ class MixtureOfExperts(nn.Module):
         self.hidden_size = config.hidden_size
         self.gate = Router(config.hidden_size, shape.num_experts, build.dtype)
         inner, act = shape.intermediate_size, config.hidden_act
-        self.experts = Experts(shape.num_experts, config.hidden_size, inner, act, build)
+        self.experts = Experts(shape.num_experts, config.hidden_size, inner, act, build.at("experts"))
 
     def forward(self, x: Tensor, batch: ForwardBatch) -> Tensor:
         """``[T, H]`` -> ``[T, H]``: each token's best experts, added up by weight."""

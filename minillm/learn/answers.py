@@ -1,8 +1,8 @@
 """How the quiz reads an answer from the engine: each function gets the question's facts and a later event."""
 
-from minillm.debug.probes import Event
 from minillm.debug.views.theme import letter
 from minillm.learn.questions import Facts
+from minillm.probe import Event
 from minillm.scheduler.scheduler import Scheduler
 
 

@@ -1,6 +1,6 @@
 """The running example: the same few requests go through every lesson."""
 
-from minillm.tokenizer import Tokenizer
+from minillm.text.tokenizer import Tokenizer
 
 QUESTION = "What is a KV cache?"
 OTHER_ENDING = "What is a page table?"  # begins like QUESTION
@@ -68,10 +68,13 @@ def conversation(tokenizer: Tokenizer, turns: tuple[tuple[str, str], ...], last:
     return tokenizer.encode_chat([*messages, {"role": "user", "content": last}])
 
 
-def running_example(tokenizer: Tokenizer) -> dict[str, list[int]]:
-    """Four requests by name: a question, one that begins alike, a long conversation, a piece of code to complete."""
+def running_example(tokenizer: Tokenizer, own: str | None = None) -> dict[str, list[int]]:
+    """Four requests by name: a question, one that begins alike, a long conversation, a piece of code to complete.
+
+    own: the reader's question, if there is one, in the first one's place.
+    """
     return {
-        "a question": question(tokenizer, QUESTION),
+        "a question": question(tokenizer, own or QUESTION),
         "another ending": question(tokenizer, OTHER_ENDING),
         "a long talk": conversation(tokenizer, TALK, QUESTION),
         "code": tokenizer.encode(CODE),

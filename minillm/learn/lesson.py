@@ -1,9 +1,13 @@
-"""What every lesson script shares: its options, its console, and the engine that it runs."""
+"""What every lesson script shares: its options, its console, and the engine that it runs.
+
+A script makes its `Lesson` before it imports what is heavy: the header is on the screen at once, while torch loads.
+"""
 
 import argparse
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, nullcontext
+from types import TracebackType
 from typing import Any, NoReturn, TypeVar
 
 from rich.console import RenderableType
@@ -29,7 +33,9 @@ GPU_SHARE = 0.25  # of its memory, for each engine: some lessons hold three of t
 
 
 class Lesson:
-    """One lesson: ``lesson = Lesson(3, "Paged attention", ...)``, then ``lesson.run(main)``.
+    """One lesson: ``lesson = Lesson(3, "Paged attention", ...)`` prints its header, ``lesson.run(main)`` runs it.
+
+    Between the two the script imports what it needs. What is wrong in its options is said before that.
 
     turns_on: the settings that are new, as text. buys: what they are good for. breaks: the probes worth stopping at
         first. model: what it runs unless the reader says ``--model``.
@@ -43,29 +49,55 @@ class Lesson:
         self.options = self._parse()
         self.console = make_console(self.options.plain)
         self._parts = 0
+        self._hook_before, sys.excepthook = sys.excepthook, self._while_importing
+        self._header()
+        self._armed = self._arm()
 
     def run(self, main: Callable[[], None]) -> NoReturn:
-        """Run the lesson's function with its breakpoints armed; end the program with a status and never a traceback."""
+        """Run the lesson's function, its breakpoints armed; end the program with a status and never a traceback."""
+        sys.excepthook = self._hook_before
         try:
-            self._header()
-            from minillm.debug.stops import arm
             from minillm.debug.timeline import kept
 
-            told = self.options
-            stops, keeps = arm(told.break_at, told.break_when, told.log), kept(told.record, told.timeline)
-            with stops, keeps, self._mine(), self._quiz():
+            with self._armed, kept(self.options.record, self.options.timeline), self._mine(), self._quiz():
                 main()
             status = 0
-        except Todo as todo:
-            status = self._stop(str(todo.first()), 1)
-        except KeyboardInterrupt:
-            status = self._stop("Stopped.", 130)
-        except BrokenPipeError:  # the reader of our output has gone: `| head`
-            sys.stderr.close()
-            status = 0
-        except (ValueError, FileNotFoundError) as error:
-            status = self._stop(str(error), 2)
+        except (Todo, KeyboardInterrupt, BrokenPipeError, ValueError, FileNotFoundError) as error:
+            status = self._told(error)
         sys.exit(status)
+
+    def _told(self, error: BaseException) -> int:
+        """Say in a line why the lesson ends here; the program's exit status."""
+        if isinstance(error, BrokenPipeError):  # the reader of our output has gone: `| head`
+            sys.stderr.close()
+            return 0
+        if isinstance(error, KeyboardInterrupt):
+            message, status = "Stopped.", 130
+        elif isinstance(error, Todo):
+            message, status = str(error.first()), 1
+        else:
+            message, status = str(error), 2
+        fresh_line(sys.stderr)
+        print(f"\nlesson {self.number:02}: {message}", file=sys.stderr)
+        return status
+
+    def _while_importing(self, kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+        """Python's last word on an error that nobody has caught, before `run`: Ctrl-C and a closed pipe end quietly."""
+        if isinstance(error, (KeyboardInterrupt, BrokenPipeError)):
+            sys.exit(self._told(error))
+        self._hook_before(kind, error, trace)
+
+    def _arm(self) -> AbstractContextManager[Any]:
+        """The breakpoints and log points that are asked for; a wrong name or condition ends the program."""
+        told = self.options
+        if not (told.break_at or told.break_when or told.log):
+            return nullcontext()
+        from minillm.debug.stops import arm
+
+        try:
+            return arm(told.break_at, told.break_when, told.log)
+        except ValueError as error:
+            sys.exit(self._told(error))
 
     def _mine(self) -> AbstractContextManager[None]:
         """With --mine: the learner's functions, for as long as the lesson runs."""
@@ -155,11 +187,6 @@ class Lesson:
             self.console.print(
                 Text.assemble((f"{name:>9}  ", "note"), " ".join(text.split())).wrap(self.console, 1000)[0]
             )
-
-    def _stop(self, message: str, status: int) -> int:
-        fresh_line(sys.stderr)
-        print(f"\nlesson {self.number:02}: {message}", file=sys.stderr)
-        return status
 
     def _parse(self) -> argparse.Namespace:
         parser = argparse.ArgumentParser(

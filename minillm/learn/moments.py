@@ -2,9 +2,9 @@
 
 from collections.abc import Iterable
 
-from minillm.debug.probes import Event
 from minillm.debug.views.theme import letter
 from minillm.learn.questions import Facts
+from minillm.probe import Event
 from minillm.request import Request
 from minillm.scheduler.plan import PlanRow
 from minillm.scheduler.scheduler import Scheduler

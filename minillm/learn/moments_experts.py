@@ -1,7 +1,7 @@
 """When the quiz asks, where experts compute (lesson 17): as in `minillm.learn.moments`."""
 
-from minillm.debug.probes import Event
 from minillm.learn.questions import Facts
+from minillm.probe import Event
 from minillm.scheduler.scheduler import Scheduler
 
 _CLEAR = 5  # points of a percent by which the likeliest must lead, so that rounded numbers tell

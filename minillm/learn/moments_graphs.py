@@ -1,15 +1,15 @@
 """When the quiz asks, where decode steps are replayed (lesson 09): as in `minillm.learn.moments`."""
 
-from minillm.debug.probes import Event
 from minillm.debug.views.theme import letter
 from minillm.learn.moments import who
 from minillm.learn.questions import Facts
+from minillm.probe import Event
 from minillm.scheduler.scheduler import Scheduler
 
 
 def decoding(event: Event, scheduler: Scheduler) -> Facts | None:
     """A step in which everybody computes the token that was sampled last; ``sizes`` is what was recorded."""
-    from minillm.engine.graphs import capture_sizes
+    from minillm.worker.graphs import capture_sizes
 
     rows = event.plan.rows
     if not rows or any(row.count > 1 or row.token_ids for row in rows):

@@ -1,8 +1,8 @@
 """When the quiz asks, where attention goes through pages block by block (lesson 08): as in `minillm.learn.moments`."""
 
 from minillm.attention.blockwise import BLOCK, BLOCKS_A_SPLIT
-from minillm.debug.probes import Event
 from minillm.learn.questions import Facts
+from minillm.probe import Event
 from minillm.scheduler.scheduler import Scheduler
 
 

@@ -1,7 +1,7 @@
 """When the quiz asks, where a new architecture computes (lesson 19): as in `minillm.learn.moments`."""
 
-from minillm.debug.probes import Event
 from minillm.learn.questions import Facts
+from minillm.probe import Event
 from minillm.scheduler.scheduler import Scheduler
 
 

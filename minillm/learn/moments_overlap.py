@@ -1,8 +1,8 @@
 """When the quiz asks, where the host is a step ahead of the device (lesson 10): as in `minillm.learn.moments`."""
 
-from minillm.debug.probes import Event
 from minillm.learn.moments import who
 from minillm.learn.questions import Facts
+from minillm.probe import Event
 from minillm.scheduler.scheduler import Scheduler
 
 

@@ -1,10 +1,10 @@
 """When the quiz asks, where requests share their beginnings (lesson 06): as in `minillm.learn.moments`."""
 
-from minillm.debug.probes import Event
 from minillm.debug.views.theme import letter
 from minillm.kvcache.radix import RadixCache
 from minillm.learn.moments import who
 from minillm.learn.questions import Facts
+from minillm.probe import Event
 from minillm.request import Request
 from minillm.scheduler.scheduler import Scheduler
 

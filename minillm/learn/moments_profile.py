@@ -1,8 +1,8 @@
 """When the quiz asks, where a profile is read (lesson 11): as in `minillm.learn.moments`."""
 
-from minillm.debug.probes import Event
 from minillm.debug.step_work import StepFacts
 from minillm.learn.questions import Facts
+from minillm.probe import Event
 from minillm.scheduler.scheduler import Scheduler
 
 

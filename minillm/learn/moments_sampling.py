@@ -4,8 +4,8 @@ from collections import defaultdict
 
 import torch
 
-from minillm.debug.probes import Event
 from minillm.learn.questions import Facts
+from minillm.probe import Event
 from minillm.scheduler.scheduler import Scheduler
 
 

@@ -1,9 +1,9 @@
 """When the quiz asks, where requests come and go (lessons 04 and 05): as in `minillm.learn.moments`."""
 
-from minillm.debug.probes import Event
 from minillm.debug.views.theme import letter
 from minillm.learn.moments import letters, who
 from minillm.learn.questions import Facts
+from minillm.probe import Event
 from minillm.scheduler.scheduler import Scheduler
 
 

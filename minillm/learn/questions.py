@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from minillm.config import EngineConfig
-from minillm.debug.probes import Event
+from minillm.probe import Event
 from minillm.scheduler.scheduler import Scheduler
 
 Facts = dict[str, Any]

@@ -10,10 +10,10 @@ from rich.console import Console
 from rich.text import Text
 
 from minillm.debug.open_line import fresh_line
-from minillm.debug.probes import Event, Listener, listen
 from minillm.learn.progress import Progress
 from minillm.learn.questions import Facts, Question, questions
 from minillm.learn.typed import KEYS, WHAT, from_terminal, shown, understood
+from minillm.probe import Event, Listener, listen
 from minillm.scheduler.scheduler import Scheduler
 
 real_time: Callable[[], float] = time.perf_counter

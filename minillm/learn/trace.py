@@ -12,8 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from minillm.debug.probes import Event, listen
 from minillm.engine.engine import Engine
+from minillm.probe import Event, listen
 
 Owner = tuple[int, int]  # request, position
 TOLERANCE = 1e-3  # of a row's largest number: another order of the same sums is no difference

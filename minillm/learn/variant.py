@@ -15,7 +15,7 @@ import torch
 from minillm.hub import resolve_model
 from minillm.model_config import ModelConfig
 from minillm.models import registry
-from minillm.tokenizer import Tokenizer
+from minillm.text.tokenizer import Tokenizer
 
 MODEL = "nanochat"  # what the exercises call it, for `diff` and `race`
 ARCHITECTURE = "NanoChatForCausalLM"

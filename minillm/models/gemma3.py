@@ -8,7 +8,6 @@ import torch
 from torch import Tensor, nn
 
 from minillm.attention.batch import ForwardBatch
-from minillm.debug.probes import probe
 from minillm.layers.attention import Attention, NormedAttention
 from minillm.layers.build import LayerBuild
 from minillm.layers.norm import make_norm
@@ -16,6 +15,7 @@ from minillm.layers.rotary import RotaryEmbedding
 from minillm.model_config import ModelConfig
 from minillm.models.llama import LlamaForCausalLM, LlamaLayer
 from minillm.models.registry import register
+from minillm.probe import probe
 
 
 class Gemma3Attention(NormedAttention):

@@ -5,11 +5,11 @@ from typing import TYPE_CHECKING
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from minillm.kernels.torch_kernels import TorchKernels
+from minillm.kernels.torch.kernels import TorchKernels
 from minillm.quantization.format import DenseFormat
 
 if TYPE_CHECKING:
-    from minillm.kernels.triton_kernels import TritonKernels
+    from minillm.kernels.triton.kernels import TritonKernels
 
 
 class FewRowsFormat(DenseFormat):

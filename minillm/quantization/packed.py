@@ -6,8 +6,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from minillm.kernels.cpu import CpuKernels
-from minillm.kernels.torch_kernels import TorchKernels
+from minillm.kernels.cpu.kernels import CpuKernels
+from minillm.kernels.torch.kernels import TorchKernels
 from minillm.quantization.format import DenseFormat, LinearFormat
 
 EXPECTED_ROWS = 16  # the batch that oneDNN chooses its blocks for; one row and hundreds work with them too

@@ -7,9 +7,9 @@ and a step computes some of them; a request whose last known token was computed 
 from collections import deque
 
 from minillm.config import EngineConfig
-from minillm.debug.probes import probe
 from minillm.kvcache.pages import PagePool, pages_for
 from minillm.kvcache.prefix import NoPrefixCache, PrefixCache
+from minillm.probe import probe
 from minillm.request import Request, RequestState
 from minillm.scheduler.plan import Joining, PlanRow, StepPlan, StepResult
 from minillm.scheduler.policy import POLICIES

@@ -8,7 +8,7 @@ from nano.kinds import Sample
 from transformers import PreTrainedModel
 
 from minillm import LLM, SamplingParams
-from minillm.debug.probes import Event, listen
+from minillm.probe import Event, listen
 
 
 def routes(folder: Path, rows: list[Sample], device: str = "cpu") -> list[torch.Tensor]:

@@ -1,7 +1,7 @@
 """The places in a page where something made from data or code comes in.
 
     <!-- made: trace -->
-    The site shows here what the lesson prints: `python -m mkdocs serve`. Or run it: `python3 scripts/start.py lesson 03`.
+    The built site shows here what the lesson prints. In a terminal: `python3 scripts/start.py lesson 03`.
     <!-- end -->
 
 The built site has in its place what the maker of that name makes. Read as a file, or on a forge, comments do not show,
@@ -32,7 +32,7 @@ OF_ALL: dict[str, Callable[[], str]] = {
 
 
 def fill(markdown: str, page: str) -> str:
-    """The text with everything made in its place. ``page`` is its path in docs/; ValueError says what is wrong there."""
+    """The text with everything made in its place. ``page`` is its path in docs/; ValueError says what is wrong."""
     begun, whole = markdown.count("<!-- made:"), len(MARK.findall(markdown))
     if begun != whole:
         raise ValueError(f"{page}: {begun} marks <!-- made: NAME --> begin, {whole} end with <!-- end -->")

@@ -1,6 +1,7 @@
 """Lines of styled text as a terminal shows them, drawn as an SVG picture.
 
-A line is a list of spans; a span is plain text, or ``[style, text]`` with a style as rich writes it: ``["bold #56b4e9", "A"]``.
+A line is a list of spans; a span is plain text, or ``[style, text]`` with a style as rich writes it:
+``["bold #56b4e9", "A"]``.
 """
 
 import io

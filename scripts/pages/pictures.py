@@ -1,8 +1,8 @@
 """Pictures that are drawn from measurements: those of a lesson's own, and those of the benchmarks.
 
-A lesson that has such pictures says so in ``pictures.py`` in its folder: ``measure()`` gives what they are drawn from, as
-plain data that is recorded with the lesson's run, and ``draw(data)`` gives the pictures by their file names. What the
-benchmarks measured is kept as they wrote it, in docs/data: ``python -m minillm bench ladder --json docs/data/ladder.json``.
+A lesson that has such pictures has a ``pictures.py`` in its folder: ``measure()`` gives what they are drawn from, plain
+data that is recorded with the lesson's run, and ``draw(data)`` gives the pictures by their file names. What benchmarks
+measured is kept as they wrote it, in docs/data: ``python -m minillm bench ladder --json docs/data/ladder.json``.
 """
 
 import importlib

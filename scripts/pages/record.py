@@ -75,7 +75,7 @@ def counted(trace: dict[str, Any]) -> dict[str, Any]:
 def one_thread() -> None:
     """The count is the same in every run only if one thread looks at it: with overlap scheduling on a CPU, a step is
     computed when it is launched."""
-    from minillm.engine.stream import CpuStream, Queued, compute
+    from minillm.worker.stream import CpuStream, Queued, compute
 
     def launch(stream: CpuStream, plan: Any) -> Queued:
         queued = Queued(stream.runner.prepare(plan))

@@ -1,9 +1,9 @@
-"""The lessons' recorded runs: what a run of each lesson printed, kept as data in minillm/learn/lessons/lesson_NN/run.json.
+"""The lessons' recorded runs: what each printed, kept as data in minillm/learn/lessons/lesson_NN/run.json.
 
-Times differ from run to run and from machine to machine, so what was recorded cannot be compared with a new run. But with
-a clock that counts instead of measuring (see record.py) a lesson prints the same each time. So each part is there twice:
-``lines``, as measured, in colour, which the site shows; and ``counted``, what the lesson says with the counting clock,
-which a new run of this kind must say again, apart from a number's last digits.
+Times differ from run to run and from machine to machine, so what was recorded cannot be compared with a new run. But
+with a clock that counts instead of measuring (see record.py) a lesson prints the same each time. So each part is there
+twice: ``lines``, as measured, in colour, which the site shows; and ``counted``, what the lesson says with the counting
+clock, which a new run of this kind must say again, apart from a number's last digits.
 
 The file is written line by line as the terminal showed it, so that a change of it can be read.
 """
@@ -16,8 +16,8 @@ from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
-from pages.picture import WIDTH, Line, draw, plain
 from pages.clone import ROOT
+from pages.picture import WIDTH, Line, draw, plain
 from pages.quiet import LIMIT
 
 FOLDER = ROOT / "minillm" / "learn" / "lessons"
@@ -27,7 +27,7 @@ NUMBER = re.compile(r"-?\d[\d,]*(?:\.\d+)?")
 
 @dataclass
 class Part:
-    """What a lesson prints under one heading. ``counted`` is plain text, a line each; as `lines` if no time is in it."""
+    """What a lesson prints under one heading. ``counted`` is plain text; the same as `lines` if no time is in it."""
 
     title: str
     lines: list[Line]

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from minillm.attention.backend import AttentionBackend, choose_backend
 from minillm.attention.batch import ForwardBatch
-from minillm.kernels.torch_kernels import TorchKernels
+from minillm.kernels.torch.kernels import TorchKernels
 from minillm.kvcache.storage import KVCache
 from minillm.model_config import ModelConfig
 

@@ -18,10 +18,10 @@ from minillm.attention.backend import AttentionBackend, choose_backend
 from minillm.attention.batch import ForwardBatch
 from minillm.attention.flash import FlashAttention, FlashAttention3, choose_flash, unfit
 from minillm.config import EngineConfig
-from minillm.debug.probes import listen
-from minillm.kernels.torch_kernels import TorchKernels
+from minillm.kernels.torch.kernels import TorchKernels
 from minillm.kvcache.storage import KVCache
 from minillm.model_config import ModelConfig
+from minillm.probe import listen
 
 CPU = torch.device("cpu")
 PLAIN = {"kernels": "torch", "attention_backend": "reference"}

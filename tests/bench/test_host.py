@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from tiny import make_llama
 
-import minillm.engine.runner as runner_module
+import minillm.worker.runner as runner_module
 from minillm.bench import host
 from minillm.bench.host import DEVICE, PARTS, Stopwatch, measure_host, watched
 from minillm.config import EngineConfig

@@ -8,9 +8,9 @@ from exercises import close, jobs_for, random, tokens_of_hugging_face
 from tiny import Oracle
 from torch import Tensor
 
-from minillm.engine import sampler
-from minillm.engine.sampler import SamplingBatch
-from minillm.kernels.torch_kernels import TorchKernels
+from minillm.kernels.torch.kernels import TorchKernels
+from minillm.sampling import sampler
+from minillm.sampling.sampler import SamplingBatch
 
 ALL = torch.iinfo(torch.int64).max  # top_k that keeps every token
 

@@ -9,10 +9,10 @@ from torch import Tensor
 
 from minillm.attention import reference
 from minillm.attention.batch import ForwardBatch
-from minillm.engine import runner
 from minillm.kvcache.pages import OutOfPages, PagePool
 from minillm.kvcache.storage import KVCache
 from minillm.model_config import ModelConfig
+from minillm.worker import runner
 
 
 def state_is(pool: PagePool, free: list[int], held: dict[int, int], when: str) -> None:

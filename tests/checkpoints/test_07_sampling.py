@@ -11,9 +11,9 @@ from torch import Tensor
 from transformers import MinPLogitsWarper, RepetitionPenaltyLogitsProcessor
 from workload import assert_idle, make_engine
 
-from minillm import detokenizer
-from minillm.engine import penalties, sampler
 from minillm.request import SamplingParams
+from minillm.sampling import penalties, sampler
+from minillm.text import detokenizer
 
 PROMPT = [5, 6, 7, 30, 6]
 

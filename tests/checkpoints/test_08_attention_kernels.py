@@ -9,7 +9,7 @@ from exercises import close, jobs_for, random, tokens_of_hugging_face
 from tiny import Oracle
 from torch import Tensor
 
-from minillm.kernels import torch_attention
+from minillm.kernels.torch import attention as torch_attention
 
 HKV, G, D = 3, 2, 4
 LONG = [tuple(range(3, 93)), (7,), tuple(range(90, 24, -1)), (11, 4, 99, 33)]  # 90 tokens: two splits

@@ -8,7 +8,7 @@ import numpy as np
 from exercises import jobs_for, tokens_of_hugging_face
 from tiny import Oracle
 
-from minillm.engine import graphs
+from minillm.worker import graphs
 
 LINES = ("seat", "position", "slot", "seed")
 

@@ -7,9 +7,9 @@ from tiny import Oracle
 from workload import Job, make_engine, run_jobs
 
 from minillm.config import EngineConfig
-from minillm.debug.probes import Event, listen
 from minillm.engine.engine import Engine
 from minillm.kvcache.pages import PagePool
+from minillm.probe import Event, listen
 from minillm.request import Request, SamplingParams, StructuredOutputsParams
 from minillm.scheduler.plan import StepPlan, StepResult
 from minillm.scheduler.scheduler import Scheduler

@@ -9,10 +9,10 @@ from tiny import Oracle
 from workload import make_engine
 
 from minillm.debug import kernel_kinds, profile_report, spans, step_work
-from minillm.debug.probes import Event, listen
 from minillm.debug.profile_report import Profile
 from minillm.debug.profiler import recording
 from minillm.debug.step_work import ModelShape
+from minillm.probe import Event, listen
 from minillm.request import SamplingParams
 
 NAMES = {

@@ -14,8 +14,8 @@ from torch import Tensor
 from transformers.activations import ACT2FN
 from transformers.models.nanochat.modeling_nanochat import apply_rotary_pos_emb
 
-from minillm.kernels import torch_kernels
-from minillm.kernels.torch_kernels import ACTIVATIONS, TorchKernels
+from minillm.kernels.torch import kernels as torch_kernels
+from minillm.kernels.torch.kernels import ACTIVATIONS, TorchKernels
 from minillm.layers.build import LayerBuild
 from minillm.model_config import ModelConfig
 from minillm.models import weights

@@ -13,7 +13,7 @@ from transformers import LlamaForCausalLM
 
 from minillm.cli.generate import Printer
 from minillm.request import CompletionOutput, RequestOutput
-from minillm.tokenizer import Tokenizer
+from minillm.text.tokenizer import Tokenizer
 
 Run = Callable[..., Any]
 

@@ -12,8 +12,8 @@ from transformers import LlamaForCausalLM
 
 from minillm.cli.options import parse_bytes
 from minillm.config import EngineConfig
-from minillm.engine.device import show_bytes
 from minillm.model_config import ModelConfig
+from minillm.worker.device import show_bytes
 
 Run = Callable[..., Any]
 

@@ -4,9 +4,9 @@ Three requests of 6 tokens each share 5 pages of 4, so the third waits, and late
 """
 
 from minillm.config import EngineConfig
-from minillm.debug.probes import set_step
 from minillm.debug.stops import arm_from_environment
 from minillm.kvcache.pages import PagePool
+from minillm.probe import set_step
 from minillm.request import Request, SamplingParams
 from minillm.scheduler.plan import StepResult
 from minillm.scheduler.scheduler import Scheduler

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from minillm.debug.catalogue import PACKAGE, TOPICS, ProbeInfo, Site, catalogue, locations, sites
-from minillm.debug.comment_probes import with_probes
 from minillm.debug.condition import Condition
-from minillm.debug.probes import Event, listen
+from minillm.kernels.triton.comment_probes import with_probes
+from minillm.probe import Event, listen
 
 if TYPE_CHECKING:
     from tiny import Oracle

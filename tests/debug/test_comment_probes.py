@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from minillm.debug.catalogue import PACKAGE, locations
-from minillm.debug.comment_probes import watched, with_probes
+from minillm.kernels.triton.comment_probes import watched, with_probes
 
 KERNELS = PACKAGE / "kernels"
 needs_triton = pytest.mark.skipif(find_spec("triton") is None, reason="triton is not installed")
@@ -17,11 +17,11 @@ needs_triton = pytest.mark.skipif(find_spec("triton") is None, reason="triton is
 PROGRAM = """
 import torch
 from minillm.debug.stops import arm_from_environment
-from minillm.kernels.triton_load import interpreter
+from minillm.kernels.triton.load import interpreter
 
 with interpreter() as why_not:
     assert why_not is None, why_not
-    from minillm.kernels.triton_attention import Scratch, Tile, paged_decode
+    from minillm.kernels.triton.attention import Scratch, Tile, paged_decode
 
     arm_from_environment()
     cache, q, out = torch.randn(12, 2 * 16), torch.randn(1, 1, 16), torch.empty(1, 16)
@@ -99,7 +99,7 @@ def test_a_log_point_inside_the_kernel(tmp_path: Path) -> None:
 def test_the_interpreter_says_when_it_comes_too_late(tmp_path: Path) -> None:
     said, _ = run(
         tmp_path,
-        "import os, triton.language\nfrom minillm.kernels.triton_load import interpreter\n"
+        "import os, triton.language\nfrom minillm.kernels.triton.load import interpreter\n"
         "with interpreter() as why_not:\n    print(why_not)\nprint(os.environ.get('TRITON_INTERPRET'))\n",
     )
     assert said == "this program has imported Triton before, to compile with it\nNone\n"

@@ -23,10 +23,10 @@ from minillm import LLM, SamplingParams
 from minillm.debug import experts as experts_module
 from minillm.debug.expert_stats import layer_stats
 from minillm.debug.experts import ExpertTracker
-from minillm.debug.probes import listen, listening, probe
 from minillm.debug.views.expert_map import expert_map, layer_balance, top_experts
 from minillm.debug.views.expert_svg import expert_svg, write_expert_svg
 from minillm.debug.views.theme import make_console
+from minillm.probe import listen, listening, probe
 
 L, E, K = 3, 7, 3  # of the tiny Qwen3-MoE; its layer 0 is dense here
 LAYERS = [1, 2]

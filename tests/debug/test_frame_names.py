@@ -9,7 +9,7 @@ import pytest
 from minillm.debug.catalogue import PACKAGE, Site, sites
 from minillm.debug.debuggers import header
 from minillm.debug.frame_names import _calls, frame_names
-from minillm.debug.probes import Event, listen, probe
+from minillm.probe import Event, listen, probe
 
 PROGRAM = Path(__file__).with_name("scheduling.py")
 

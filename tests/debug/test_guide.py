@@ -10,7 +10,7 @@ from minillm.debug.catalogue import PACKAGE, catalogue, locations
 from minillm.debug.first_walk import CHECKLIST, STAGES
 from minillm.debug.guide import markdown
 from minillm.debug.launch import configurations
-from minillm.debug.probes import Event, listen
+from minillm.probe import Event, listen
 
 if TYPE_CHECKING:
     from tiny import Oracle

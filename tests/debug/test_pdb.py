@@ -89,7 +89,7 @@ def test_listeners_that_hear_the_probe_after_the_stop_are_not_stopped_in(tmp_pat
     program = tmp_path / "program.py"
     program.write_text(
         "import runpy\n"
-        "from minillm.debug.probes import listen\n"
+        "from minillm.probe import listen\n"
         "from minillm.debug.stops import arm\n"
         "def later(event):\n"
         "    print('heard', event.name)\n"

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from minillm.debug.probes import Event, listen, listening, probe, set_step
+from minillm.probe import Event, listen, listening, probe, set_step
 
 
 @pytest.fixture(autouse=True)

@@ -7,9 +7,9 @@ import pytest
 from tiny import Oracle
 from workload import make_engine
 
-from minillm.debug.probes import Event, listen, probe
 from minillm.debug.recorder import PROBES, record
 from minillm.debug.recording import read_recording
+from minillm.probe import Event, listen, probe
 from minillm.request import SamplingParams
 
 

@@ -13,11 +13,11 @@ from workload import make_engine
 
 from minillm.cli.replay import as_text, draw, find, run
 from minillm.cli.replay_app import ReplayApp
-from minillm.debug.probes import Event, listen
 from minillm.debug.recorder import record
 from minillm.debug.recording import read_recording
 from minillm.debug.replay import Frame, frames
 from minillm.debug.timeline import chrome_trace
+from minillm.probe import Event, listen
 from minillm.request import SamplingParams
 
 State = dict[str, Any]

@@ -9,14 +9,14 @@ from tiny import Oracle
 from workload import make_engine
 
 from minillm import SamplingParams
-from minillm.debug.probes import listen
 from minillm.debug.views.replay_rows import replay_rows
 from minillm.debug.views.sizes import size_bars
 from minillm.debug.views.tape import call_name, launch_table, tape_table
 from minillm.debug.views.theme import make_console
-from minillm.engine.graphs import choose_size
-from minillm.engine.recording import TapeRecorder
-from minillm.kernels.torch_kernels import TorchKernels
+from minillm.kernels.torch.kernels import TorchKernels
+from minillm.probe import listen
+from minillm.worker.capture import TapeRecorder
+from minillm.worker.graphs import choose_size
 
 
 def drawn(view: RenderableType, width: int = 80, plain: bool = True) -> list[str]:

@@ -9,7 +9,7 @@ from tiny import Oracle
 
 from minillm.debug.views.controls import Choice, Surprise, changed, choices, surprises
 from minillm.debug.views.theme import make_console
-from minillm.tokenizer import Tokenizer
+from minillm.text.tokenizer import Tokenizer
 
 ROWS = [Surprise("a", 0.9, 1, "a", 0.9), Surprise("\u2019", 0.001, 47, "\n   ", 0.5)]
 CHOICES = [Choice(1, "{"), Choice(1, '"'), Choice(1, "x"), Choice(300, "abc"), Choice(1, "}")]

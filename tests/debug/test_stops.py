@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from minillm.debug import debuggers, stops
-from minillm.debug.probes import Event, probe, set_step
 from minillm.debug.stops import arm, arm_from_environment
+from minillm.probe import Event, probe, set_step
 from minillm.request import Request, SamplingParams
 
 PROGRAM = Path(__file__).with_name("scheduling.py")

@@ -10,10 +10,10 @@ import pytest
 from tiny import Oracle
 from workload import make_engine
 
-from minillm.debug.probes import Event, listen, probe
 from minillm.debug.recording import read_recording
 from minillm.debug.timeline import chrome_trace, kept
 from minillm.engine.engine import Engine
+from minillm.probe import Event, listen, probe
 from minillm.request import SamplingParams
 
 Trace = list[dict[str, Any]]

@@ -12,9 +12,9 @@ from rich.console import RenderableType
 from tiny import Oracle
 from workload import make_engine
 
-from minillm.debug.probes import Event, listen
 from minillm.debug.views.theme import letter, make_console
 from minillm.debug.views.timeline import Cell, SeatLog, Track, seat_timeline, token_timeline
+from minillm.probe import Event, listen
 from minillm.request import SamplingParams
 
 WIDTHS = (40, 80, 120)

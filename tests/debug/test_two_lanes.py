@@ -9,9 +9,9 @@ from tiny import Oracle
 from workload import make_engine
 
 from minillm.debug.loop_clock import DEVICE, LoopClock, Span, calmest, gaps, of_device
-from minillm.debug.probes import listen
 from minillm.debug.views.theme import make_console
 from minillm.debug.views.two_lanes import two_lanes
+from minillm.probe import listen
 from minillm.request import SamplingParams
 
 

@@ -12,7 +12,6 @@ from rich.console import Console, RenderableType
 from tiny import Oracle
 from workload import make_engine
 
-from minillm.debug.probes import listen
 from minillm.debug.views.batch_table import batch_table, pending, phase
 from minillm.debug.views.candidates import probabilities, top_tokens
 from minillm.debug.views.compare import Row, bar, before_after, sparkline
@@ -31,9 +30,10 @@ from minillm.debug.views.waste import waste, waste_bars
 from minillm.engine.engine import Engine
 from minillm.kvcache.pages import PagePool, slot_of
 from minillm.kvcache.radix import RadixCache
+from minillm.probe import listen
 from minillm.request import Request, SamplingParams
 from minillm.scheduler.plan import Joining, PlanRow, StepPlan
-from minillm.tokenizer import Tokenizer
+from minillm.text.tokenizer import Tokenizer
 
 WIDTHS = (40, 80, 120)
 

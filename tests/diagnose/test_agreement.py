@@ -6,7 +6,7 @@ import torch
 from minillm.diagnose.agreement import Agreement, judge, measure_agreement, print_agreement, prompts_for
 from minillm.diagnose.huggingface import load
 from minillm.hub import resolve_model
-from minillm.tokenizer import Tokenizer
+from minillm.text.tokenizer import Tokenizer
 
 
 def test_in_float32_nothing_parts() -> None:

@@ -30,7 +30,7 @@ from minillm.layers.build import LayerBuild
 from minillm.model_config import ModelConfig
 from minillm.models import registry
 from minillm.models.llama import LlamaForCausalLM
-from minillm.tokenizer import Tokenizer
+from minillm.text.tokenizer import Tokenizer
 
 PROMPT = list(range(2, 22))
 LAYER = [

@@ -15,7 +15,7 @@ from torch import Tensor
 from minillm.diagnose import numbers, running_checks
 from minillm.diagnose.doctor import CHECKS, examine, is_wrong
 from minillm.diagnose.findings import Finding
-from minillm.kernels.torch_kernels import TorchKernels
+from minillm.kernels.torch.kernels import TorchKernels
 
 Q1 = "model.layers.1.self_attn.q_proj.weight"
 
@@ -365,7 +365,7 @@ def test_requests_that_see_each_other(folder: Path, monkeypatch: pytest.MonkeyPa
         real(self, qkv, cos, sin, cache, slots // 32 * 16 + slots % 16, *n)
 
     monkeypatch.setattr(TorchKernels, "rotate_and_store", wrong)
-    monkeypatch.setattr("minillm.kernels.cpu.CpuKernels.rotate_and_store", wrong)
+    monkeypatch.setattr("minillm.kernels.cpu.kernels.CpuKernels.rotate_and_store", wrong)
     patient = running_checks.Patient(folder)
     assert running_checks.apart(patient).level == "wrong"
 

@@ -11,11 +11,11 @@ from docs.browser import Browser
 
 from minillm.cli.memory import longest, met_by_a_token, verdict
 from minillm.config import EngineConfig
-from minillm.engine.device import DeviceMemory, show_bytes
-from minillm.engine.memory import most_that_fits
 from minillm.layers.build import LayerBuild
 from minillm.model_config import ModelConfig
 from minillm.models.weights import build_model
+from minillm.worker.device import DeviceMemory, show_bytes
+from minillm.worker.memory import most_that_fits
 
 SCRIPT = Path(__file__).resolve().parents[2] / "docs" / "js" / "calculator.js"
 ASSETS = Path(__file__).resolve().parents[2] / "minillm" / "assets"

@@ -190,7 +190,7 @@ def test_other_programs_are_told_from_ours(monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def test_the_clock_counts_and_parts_are_kept_apart(tmp_path: Path) -> None:
-    """A script in a process of its own, as a lesson runs: twice the same with the counting clock, and in its colours."""
+    """A script in a process of its own, as a lesson runs: the same twice with the counting clock, in its colours."""
     script = tmp_path / "lesson.py"
     script.write_text(
         "import time\nfrom minillm.learn.lesson import Lesson\n"

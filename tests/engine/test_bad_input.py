@@ -264,12 +264,12 @@ def test_kernels_that_fail_on_a_card_are_replaced_and_the_choices_say_why(
     import torch
 
     from minillm.kernels.choose import choose_kernels
-    from minillm.kernels.triton_load import failed
+    from minillm.kernels.triton.load import failed
 
     def old_card(device: torch.device, dtype: torch.dtype) -> tuple[None, str]:
         return None, failed("kernels", RuntimeError("ptxas fatal: sm_37 is not supported\nand more"))
 
-    monkeypatch.setattr("minillm.kernels.triton_load.load", old_card)
+    monkeypatch.setattr("minillm.kernels.triton.load.load", old_card)
     with pytest.warns(UserWarning, match=r"failed on this machine: .*sm_37.*; torch does their work, which is slower"):
         kernels = choose_kernels("auto", torch.device("cuda"), torch.float16)
     assert kernels.name == "torch" and "sm_37" in kernels.reason

@@ -4,7 +4,7 @@ import pytest
 from tiny import Oracle, edit_json, make_llama
 from workload import Job, assert_idle, make_engine, run_jobs
 
-from minillm.debug.probes import listen
+from minillm.probe import listen
 from minillm.request import RequestOutput, SamplingParams
 
 

@@ -8,7 +8,7 @@ import torch
 from tiny import make_model
 
 from minillm import LLM, SamplingParams
-from minillm.engine.device import DeviceMemory, show_bytes
+from minillm.worker.device import DeviceMemory, show_bytes
 
 pytestmark = pytest.mark.gpu
 

@@ -17,9 +17,9 @@ from tiny import Oracle, make_model
 from tiny_moe import make_moe
 from workload import Job, assert_idle, make_engine, run_jobs
 
-from minillm.debug.blind import blind_names
-from minillm.debug.probes import Event, listen
-from minillm.engine.graphs import SIZES, capture_sizes, choose_size, fill_rows
+from minillm.debug.blind import blind_names, warn_the_blind
+from minillm.probe import Event, listen
+from minillm.worker.graphs import SIZES, capture_sizes, choose_size, fill_rows
 
 PLAIN = {"kernels": "torch", "attention_backend": "reference"}
 KINDS = {"default": {}, "plain torch": PLAIN, "plain weights": {**PLAIN, "pack_weights": False}}
@@ -152,6 +152,7 @@ def test_a_mixture_of_experts_says_why_not(tmp_path: Path) -> None:
 
 def test_who_listens_in_vain_is_told_once(oracle: Oracle) -> None:
     """A probe of the forward pass fires in prompts and never in replays; said when it is armed, and only once."""
+    warn_the_blind()
     engine = make_engine(oracle.folder, **SMALL, enforce_eager=False)
     seen: list[Event] = []
     with warnings.catch_warnings(record=True) as told:
@@ -175,6 +176,7 @@ def test_who_listens_in_vain_is_told_once(oracle: Oracle) -> None:
 
 
 def test_who_listened_before_is_told_too_and_an_eager_engine_tells_nothing(oracle: Oracle) -> None:
+    warn_the_blind()
     with warnings.catch_warnings(record=True) as told:
         warnings.simplefilter("always")
         with listen("model.embed", lambda event: None):
@@ -211,7 +213,7 @@ def _params(tokens: int) -> Any:
 
 def test_rows_are_sampled_as_without_a_recording() -> None:
     """Greedy rows and drawing rows side by side, against the engine's own `sample` for each kind."""
-    from minillm.engine.sampler import SamplingBatch, sample, sample_rows
+    from minillm.sampling.sampler import SamplingBatch, sample, sample_rows
 
     generator = torch.Generator().manual_seed(3)
     logits = 3 * torch.randn(40, 70, generator=generator)

@@ -8,10 +8,10 @@ from tiny import Oracle, hf_logits
 from workload import Job, assert_idle, make_engine, run_jobs
 
 from minillm import LLM
-from minillm.debug.probes import listen
-from minillm.engine.logprobs import top_logprobs
+from minillm.probe import listen
 from minillm.request import RequestOutput, SamplingParams
-from minillm.tokenizer import Tokenizer
+from minillm.sampling.logprobs import top_logprobs
+from minillm.text.tokenizer import Tokenizer
 
 PROMPT = list(range(20, 40))
 
@@ -88,7 +88,7 @@ def test_a_prompts_log_probabilities_are_transformers(oracle: Oracle, settings: 
 
 def test_a_prompt_in_pieces(oracle: Oracle, monkeypatch: pytest.MonkeyPatch) -> None:
     (whole,) = generate(oracle, [PROMPT], {}, prompt_logprobs=2)
-    monkeypatch.setattr("minillm.engine.logprobs.MOST_LOGITS", 3 * 258)
+    monkeypatch.setattr("minillm.sampling.logprobs.MOST_LOGITS", 3 * 258)
     (pieces,) = generate(oracle, [PROMPT], {}, prompt_logprobs=2)
     assert whole.prompt_logprobs is not None and pieces.prompt_logprobs is not None
     for one, other in zip(whole.prompt_logprobs[1:], pieces.prompt_logprobs[1:]):

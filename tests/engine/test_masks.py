@@ -13,14 +13,14 @@ from tiny import Oracle
 from transformers import MinPLogitsWarper, NoBadWordsLogitsProcessor
 from workload import EOS, Job, assert_idle, make_engine, run_jobs
 
-from minillm.engine.bad_words import BadWords
-from minillm.engine.intake import bad_word_ids
-from minillm.engine.masks import keep_some, unpack
-from minillm.engine.sampler import keep_min_p
 from minillm.hub import ASSETS
 from minillm.request import RequestOutput, SamplingParams
+from minillm.sampling.bad_words import BadWords
+from minillm.sampling.masks import keep_some, unpack
+from minillm.sampling.sampler import keep_min_p
 from minillm.scheduler.plan import Joining
-from minillm.tokenizer import Tokenizer
+from minillm.text.intake import bad_word_ids
+from minillm.text.tokenizer import Tokenizer
 
 PROMPT = [5, 6, 7]
 

@@ -12,14 +12,13 @@ from workload import Job, make_engine, run_jobs
 
 from minillm.attention.backend import choose_backend
 from minillm.config import EngineConfig
-from minillm.debug.probes import listen
-from minillm.engine.device import DeviceMemory, room_for, show_bytes
 from minillm.engine.engine import Engine
-from minillm.engine.estimate import activation_bytes, table_bytes, weight_bytes
-from minillm.engine.memory import most_that_fits, plan_memory, refuse_the_impossible
-from minillm.engine.parts import sample_in_parts
-from minillm.engine.sampler import SamplingBatch, sample
-from minillm.engine.trial import Measured, Trial, largest_steps, run_largest
+from minillm.probe import listen
+from minillm.sampling.sampler import SamplingBatch, sample, sample_in_parts
+from minillm.worker.device import DeviceMemory, room_for, show_bytes
+from minillm.worker.estimate import activation_bytes, table_bytes, weight_bytes
+from minillm.worker.memory import most_that_fits, plan_memory, refuse_the_impossible
+from minillm.worker.trial import Measured, Trial, largest_steps, run_largest
 
 PLAIN = {"kernels": "torch", "attention_backend": "reference", "pack_weights": False}
 GIB = 2**30
@@ -68,8 +67,8 @@ def test_vocabularies_are_drawn_from_in_parts(tmp_path: Path, monkeypatch: pytes
     """So that a thousand rows of logits do not take ten times their own memory."""
     for module in ("sampler", "estimate"):
         monkeypatch.setattr(f"minillm.engine.{module}.PART", 40_000)
-    monkeypatch.setattr("minillm.engine.estimate.MOST_LOGITS", 40_000)
-    monkeypatch.setattr("minillm.engine.logprobs.MOST_LOGITS", 40_000)
+    monkeypatch.setattr("minillm.worker.estimate.MOST_LOGITS", 40_000)
+    monkeypatch.setattr("minillm.sampling.logprobs.MOST_LOGITS", 40_000)
     make_model(tmp_path, "llama", vocab_size=12_000)
     engine = make_engine(tmp_path, **PLAIN, max_num_batched_tokens=64, max_num_seqs=64)
     trial = trial_of(engine)
@@ -104,7 +103,7 @@ def test_parts_draw_the_same_tokens(monkeypatch: pytest.MonkeyPatch) -> None:
         drawn, torch.rand(D) / 10,
     )  # fmt: skip
     whole = sample(logits.clone(), settings)
-    monkeypatch.setattr("minillm.engine.sampler.PART", 3 * V)
+    monkeypatch.setattr("minillm.sampling.sampler.PART", 3 * V)
     assert torch.equal(sample_in_parts(logits.clone(), settings), whole)
     every = SamplingBatch(*(getattr(settings, name) for name in ("temperature", "top_k", "top_p", "seeds")),
                           settings.positions, True)  # fmt: skip

@@ -8,8 +8,8 @@ import pytest
 from tiny import Oracle
 from workload import Job, assert_idle, make_engine, run_jobs
 
-from minillm.debug.probes import Event, listen
 from minillm.engine.engine import Engine
+from minillm.probe import Event, listen
 from minillm.request import SamplingParams
 
 GREEDY = SamplingParams(temperature=0, max_tokens=8, ignore_eos=True)

@@ -8,9 +8,9 @@ from tiny import Oracle
 from transformers import RepetitionPenaltyLogitsProcessor
 from workload import Job, greedy_by_hand, make_engine, run_jobs
 
-from minillm.engine.penalties import apply_penalties
-from minillm.engine.sampling_state import PENALTIES
 from minillm.request import SamplingParams
+from minillm.sampling.penalties import apply_penalties
+from minillm.sampling.state import PENALTIES
 
 #      token:     0     1     2     3
 LOGITS = [2.0, -2.0, 0.0, 4.0]

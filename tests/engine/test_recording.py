@@ -7,9 +7,9 @@ import torch
 from torch import Tensor
 
 from minillm.attention.backend import NotRecordable
-from minillm.engine.recording import GraphRecorder, Recorder, TapeRecorder
-from minillm.kernels import cpu
-from minillm.kernels.torch_kernels import TorchKernels
+from minillm.kernels.cpu import kernels as cpu
+from minillm.kernels.torch.kernels import TorchKernels
+from minillm.worker.capture import GraphRecorder, Recorder, TapeRecorder
 
 DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)]
 each_device = pytest.mark.parametrize("device", DEVICES)

@@ -14,7 +14,7 @@ from torch import Tensor
 from workload import Job, make_engine, run_jobs
 
 from minillm import SamplingParams, StructuredOutputsParams
-from minillm.engine.sampler import SamplingBatch, draw, keep_top, parts_of, sample, uniform_from
+from minillm.sampling.sampler import SamplingBatch, draw, keep_top, parts_of, sample, uniform_from
 
 ALL = np.iinfo(np.int64).max
 
@@ -218,7 +218,7 @@ def test_edits_in_parts_are_the_same(oracle: Oracle, monkeypatch: pytest.MonkeyP
         return [request.output_ids for request in requests]
 
     whole = tokens()
-    monkeypatch.setattr("minillm.engine.sampler.PART", 1)
+    monkeypatch.setattr("minillm.sampling.sampler.PART", 1)
     assert tokens() == whole
 
 

@@ -8,7 +8,7 @@ from workload import Job, assert_idle, cut, make_engine, run_jobs
 
 from minillm import LLM
 from minillm.request import CompletionOutput, RequestOutput, SamplingParams
-from minillm.tokenizer import Tokenizer
+from minillm.text.tokenizer import Tokenizer
 
 QUESTION = [{"role": "user", "content": "What is a radix cache?"}]
 FULL = "A radix cache is a prefix cache built as a tree"
@@ -114,7 +114,7 @@ def test_a_stop_token_and_its_text(oracle: Oracle) -> None:
 
 def test_only_those_with_stop_strings_are_read_at_every_step(oracle: Oracle, monkeypatch: pytest.MonkeyPatch) -> None:
     reads = []
-    from minillm.engine.answer import Answer
+    from minillm.text.answer import Answer
 
     read = Answer.read
     monkeypatch.setattr(Answer, "read", lambda answer: (reads.append(answer.request.id), read(answer)))

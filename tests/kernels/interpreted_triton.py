@@ -16,13 +16,16 @@ from minillm.attention import triton as attention
 from minillm.attention.backend import choose_backend
 from minillm.attention.batch import ForwardBatch
 from minillm.debug.catalogue import catalogue, locations
-from minillm.debug.probes import listen
-from minillm.kernels import triton_attention, triton_kernels, triton_load, triton_rows
 from minillm.kernels.choose import choose_kernels
-from minillm.kernels.torch_attention import paged_decode
-from minillm.kernels.torch_kernels import ACTIVATIONS
+from minillm.kernels.torch.attention import paged_decode
+from minillm.kernels.torch.kernels import ACTIVATIONS
+from minillm.kernels.triton import attention as triton_attention
+from minillm.kernels.triton import kernels as triton_kernels
+from minillm.kernels.triton import load as triton_load
+from minillm.kernels.triton import rows as triton_rows
 from minillm.kvcache.storage import KVCache
 from minillm.model_config import ModelConfig
+from minillm.probe import listen
 
 CPU = torch.device("cpu")
 kernels, _ = triton_load.load(CPU, torch.float32)
@@ -182,7 +185,7 @@ class Broken:
 
 
 def test_kernels_that_do_not_compile_are_refused_with_the_reason(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("minillm.kernels.triton_norm._rms_norm", Broken())
+    monkeypatch.setattr("minillm.kernels.triton.norm._rms_norm", Broken())
     triton_load.load.cache_clear()
     try:
         with pytest.warns(UserWarning, match=r"Triton's kernels failed .*shared memory; torch does their work"):

@@ -10,8 +10,8 @@ import torch
 
 from minillm.attention.backend import choose_backend
 from minillm.attention.batch import ForwardBatch
-from minillm.kernels.torch_attention import paged_decode
-from minillm.kernels.torch_kernels import TorchKernels
+from minillm.kernels.torch.attention import paged_decode
+from minillm.kernels.torch.kernels import TorchKernels
 from minillm.kvcache.storage import KVCache
 from minillm.model_config import ModelConfig
 
@@ -66,7 +66,7 @@ def test_the_blockwise_backend_runs_on_a_gpu_too() -> None:
 def test_a_kernel_that_is_compiled_is_triton_s_own() -> None:
     from triton.runtime.jit import JITFunction
 
-    from minillm.kernels import triton_attention
+    from minillm.kernels.triton import attention as triton_attention
 
     for kernel in (triton_attention._paged_decode, triton_attention._merge, triton_attention.add_block):
         assert isinstance(kernel, JITFunction) and "probe" not in vars(triton_attention)

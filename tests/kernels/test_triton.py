@@ -12,7 +12,7 @@ import torch
 
 from minillm.attention.backend import choose_backend
 from minillm.kernels.choose import choose_kernels
-from minillm.kernels.torch_kernels import TorchKernels
+from minillm.kernels.torch.kernels import TorchKernels
 
 TESTS = Path(__file__).resolve().parent.parent
 needs_triton = pytest.mark.skipif(find_spec("triton") is None, reason="triton is not installed")
@@ -47,7 +47,7 @@ def test_they_are_refused_on_a_cpu_with_the_reason() -> None:
 @needs_triton
 def test_a_gpu_on_which_they_fail_gets_torchs_and_a_warning() -> None:
     """Here there is none, so that compiling for it fails for certain."""
-    from minillm.kernels import triton_load
+    from minillm.kernels.triton import load as triton_load
 
     triton_load.load.cache_clear()
     with pytest.warns(UserWarning, match=r"Triton's kernels failed on this machine: .*; torch does their work"):

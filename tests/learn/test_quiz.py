@@ -12,13 +12,13 @@ from pathlib import Path
 
 import pytest
 
-from minillm.debug.probes import listen, probe
 from minillm.debug.views.theme import make_console
 from minillm.kvcache.pages import PagePool
 from minillm.learn.progress import Progress
 from minillm.learn.questions import ENGINES, questions
 from minillm.learn.quiz import Quiz, quiz
 from minillm.learn.typed import understood
+from minillm.probe import listen, probe
 
 ROOT = Path(__file__).resolve().parents[2]
 LESSONS = {int(path.name[:2]): path for path in sorted((ROOT / "lessons").glob("[0-9][0-9]_*.py"))}
@@ -158,6 +158,7 @@ class Noting(Quiz):
 def play(number: int, monkeypatch: pytest.MonkeyPatch) -> Noting:
     """A lesson's main() in this process, less the parts that only measure."""
     monkeypatch.setattr(sys, "argv", [str(LESSONS[number]), "--plain"])
+    monkeypatch.setattr(sys, "excepthook", sys.excepthook)  # the lesson has one of its own until it runs
     lesson = runpy.run_path(str(LESSONS[number]), run_name="a_lesson")
     scope = lesson["main"].__globals__
     for name in SLOW:

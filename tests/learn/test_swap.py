@@ -116,7 +116,7 @@ def test_functions_that_are_not_chosen_are_the_engines(my: Path) -> None:
     """1.5 calls keep_top, which is 1.4, and a stub in the same file."""
     import torch
 
-    from minillm.engine import parts, sampler
+    from minillm.sampling import parts, sampler
 
     one = task("1.5")
     write("01", exercise(lesson_tasks("01"), {"1.5": definition(one)}))
@@ -134,11 +134,11 @@ def test_functions_that_are_not_chosen_are_the_engines(my: Path) -> None:
 def test_a_wrapper_around_the_engines_own_is_no_endless_loop(my: Path) -> None:
     import numpy as np
 
-    from minillm.engine import runner
+    from minillm.worker import runner
 
     write(
         "03",
-        "from minillm.engine.runner import slot_mapping as its\ndef slot_mapping(*given): return its(*given) + 0\n",
+        "from minillm.worker.runner import slot_mapping as its\ndef slot_mapping(*given): return its(*given) + 0\n",
     )
     with mine([task("3.4")]):
         assert runner.slot_mapping(np.array([[2]]), np.array([0]), np.array([1]), 4) == [9]
@@ -148,7 +148,7 @@ def test_child_processes_have_the_functions_too(my: Path) -> None:
     chosen = lesson_tasks("03")
     write("03", exercise(chosen, {task.id: definition(task) for task in chosen}))
     code = (
-        "import minillm.engine.runner as r, minillm.kvcache.pages as p; "
+        "import minillm.worker.runner as r, minillm.kvcache.pages as p; "
         "print(r.slot_mapping.__code__.co_filename, p.PagePool.free.__code__.co_filename)"
     )
     with mine(chosen[:4]):

@@ -23,7 +23,7 @@ Done = subprocess.CompletedProcess[str]
 BEFORE = """
 import atexit, os, pathlib
 from rich.console import Console
-from minillm.debug.probes import listen
+from minillm.probe import listen
 from minillm.debug.views.theme import make_console
 
 folder, seen, real_print = pathlib.Path(__file__).parent, set(), Console.print

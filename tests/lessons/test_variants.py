@@ -30,6 +30,7 @@ def play(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capture
         path = tmp_path / LESSONS[number].name
         path.write_text(text.replace(f"\n{old}", f"\n{new}") if old else text, encoding="utf-8")
         monkeypatch.setattr(sys, "argv", [str(path), "--plain", *options])
+        monkeypatch.setattr(sys, "excepthook", sys.excepthook)  # the lesson has one of its own until it runs
         lesson = runpy.run_path(str(path), run_name="a_lesson")
         for name in SLOW:
             if name in lesson:
@@ -84,7 +85,7 @@ def test_lesson_08_with_larger_blocks(play: Play) -> None:
 
 
 def test_lesson_08_without_triton(play: Play, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("minillm.kernels.triton_load.find_spec", lambda _name: None)
+    monkeypatch.setattr("minillm.kernels.triton.load.find_spec", lambda _name: None)
     said = play("08")
     assert "the package triton is not installed; on Linux, python3 scripts/start.py setup dev brings it" in said
     assert "in place, plain torch" in said and "interpreted" not in said

@@ -20,9 +20,9 @@ from transformers import AutoModelForCausalLM
 from workload import LOGITS_TOLERANCE, Alone, Job, assert_idle, make_engine, run_jobs
 
 from minillm.debug.catalogue import catalogue
-from minillm.debug.probes import listen
 from minillm.engine.engine import Engine
-from minillm.kernels import cpu
+from minillm.kernels.cpu import kernels as cpu
+from minillm.probe import listen
 
 LONGROPE = {"rope_type": "longrope", "rope_theta": 1000.0, "short_factor": [1.0, 1.1, 1.3, 2.0],
             "long_factor": [1.0, 2.1, 4.3, 8.0]}  # fmt: skip

@@ -6,8 +6,8 @@ from tiny import hf_greedy, hf_logits
 from transformers import AutoModelForCausalLM
 
 from minillm import LLM, SamplingParams
-from minillm.debug.probes import Event, listen
 from minillm.hub import ASSETS, bundled_models
+from minillm.probe import Event, listen
 
 QUESTIONS = ["What is a KV cache?", "Hello!", "Explain why decode is slow. " * 6]
 

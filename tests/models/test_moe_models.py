@@ -14,11 +14,11 @@ from transformers import AutoModelForCausalLM
 from workload import make_engine
 
 from minillm.config import EngineConfig
-from minillm.engine.estimate import activation_bytes, weight_bytes
 from minillm.layers.build import LayerBuild
 from minillm.layers.moe import MixtureOfExperts
 from minillm.model_config import ModelConfig
 from minillm.models.weights import build_model, checkpoint_targets
+from minillm.worker.estimate import activation_bytes, weight_bytes
 
 MIXTRAL: dict[str, dict[str, Any]] = {
     "plain": {},

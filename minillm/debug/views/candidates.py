@@ -15,7 +15,7 @@ from minillm.debug.views.units import number
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from minillm.tokenizer import Tokenizer
+    from minillm.text.tokenizer import Tokenizer
 
 
 def probabilities(values: "Tensor") -> "Tensor":

@@ -19,7 +19,7 @@ from minillm.debug.views.units import number
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from minillm.tokenizer import Tokenizer
+    from minillm.text.tokenizer import Tokenizer
 
 
 class Surprise(NamedTuple):

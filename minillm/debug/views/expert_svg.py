@@ -21,8 +21,10 @@ def expert_svg(tracker: "ExpertTracker", request_id: int | None = None) -> str:
 
 
 def heat_map_svg(shares: list[list[float]], layer_ids: list[int], top_k: int, whose: str = "") -> str:
-    """shares: a row a layer, with each expert's share of the layer's choices. Pointing at a cell tells its numbers; what
-    is dark is said in numbers too where they fit."""
+    """shares: a row a layer, with each expert's share of the layer's choices.
+
+    Pointing at a cell tells its numbers; what is dark is said in numbers too where they fit.
+    """
     E = len(shares[0])
     most = max(map(max, shares)) or 1.0
     width = max(min(960 // E, 56), 7)

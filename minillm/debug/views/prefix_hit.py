@@ -12,7 +12,7 @@ from minillm.kvcache.pages import pages_for
 
 if TYPE_CHECKING:
     from minillm.request import Request
-    from minillm.tokenizer import Tokenizer
+    from minillm.text.tokenizer import Tokenizer
 
 
 def prefix_hit(request: "Request", taken: int, page_size: int, tokenizer: "Tokenizer") -> Drawing:

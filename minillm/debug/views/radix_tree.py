@@ -21,7 +21,7 @@ from minillm.debug.views.units import counted, number, ranges
 if TYPE_CHECKING:
     from minillm.kvcache.radix import Node, RadixCache
     from minillm.request import Request
-    from minillm.tokenizer import Tokenizer
+    from minillm.text.tokenizer import Tokenizer
 
 # A page of the tree with its tokens -> all pages of the node that it stood in.
 Remembered = dict[tuple[int, ...], tuple[int, ...]]

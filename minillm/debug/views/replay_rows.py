@@ -6,12 +6,12 @@ from typing import TYPE_CHECKING
 from rich.text import Text
 
 from minillm.debug.views.drawing import Drawing
-from minillm.debug.views.table import Cells, Col, table
+from minillm.debug.views.table import Cells, Col, drawn
 from minillm.debug.views.theme import STYLES, tag
 
 if TYPE_CHECKING:
-    from minillm.engine.graphs import DecodeGraphs
     from minillm.request import Request
+    from minillm.worker.graphs import DecodeGraphs
 
 
 def replay_rows(graphs: "DecodeGraphs", count: int, size: int, running: "Sequence[Request]") -> Drawing:
@@ -26,4 +26,4 @@ def replay_rows(graphs: "DecodeGraphs", count: int, size: int, running: "Sequenc
         style = "" if row < count else STYLES["note"]
         rows.append([str(row), who, *(Text(str(value), style) for value in facts)])
     columns = [Col("row", "right"), Col("whose"), *(Col(c, "right") for c in ("seat", "position", "slot", "length"))]
-    return Drawing(lambda canvas: table(canvas, columns, rows))
+    return drawn(columns, rows)

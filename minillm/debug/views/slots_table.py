@@ -14,7 +14,7 @@ from minillm.debug.views.tokens import quoted
 if TYPE_CHECKING:
     from minillm.attention.batch import ForwardBatch
     from minillm.scheduler.plan import PlanRow
-    from minillm.tokenizer import Tokenizer
+    from minillm.text.tokenizer import Tokenizer
 
 
 class _Slot(NamedTuple):

@@ -8,7 +8,7 @@ from rich.cells import cell_len
 from rich.table import Table
 from rich.text import Text
 
-from minillm.debug.views.drawing import Canvas
+from minillm.debug.views.drawing import Canvas, Drawing
 
 Cells = list[str | Text]  # a table's row
 
@@ -25,6 +25,21 @@ class Col(NamedTuple):
     justify: Literal["left", "right", "center"] = "left"
     wraps: bool = False
     spare: int = 0
+
+
+def numbers(*titles: str) -> list[Col]:
+    """Columns of numbers: set to the right."""
+    return [Col(title, "right") for title in titles]
+
+
+def texts(*titles: str) -> list[Col]:
+    """Columns of text that may break between words."""
+    return [Col(title, wraps=True) for title in titles]
+
+
+def drawn(columns: Sequence[Col], rows: Sequence[Cells]) -> Drawing:
+    """A table, for a console that is not known yet."""
+    return Drawing(lambda canvas: table(canvas, columns, rows))
 
 
 def table(canvas: Canvas, columns: Sequence[Col], rows: Sequence[Cells]) -> Table:

@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING, Any
 from rich.text import Text
 
 from minillm.debug.views.drawing import Canvas, Drawing
-from minillm.debug.views.table import Cells, Col, table
+from minillm.debug.views.table import Cells, Col, drawn, table
 from minillm.debug.views.units import number
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from minillm.engine.recording import Tape
+    from minillm.worker.capture import Tape
 
 
 def call_name(function: Any) -> str:
@@ -35,7 +35,7 @@ def launch_table(names: Sequence[str], most: int = 8) -> Drawing:
         rows.append([f"{len(rest)} others: {others}, ...", number(sum(count for _, count in rest))])
     rows.append([Text("all", "bold"), Text(number(len(names)), "bold")])
     columns = [Col("what is launched", wraps=True), Col("times", "right")]
-    return Drawing(lambda canvas: table(canvas, columns, rows))
+    return drawn(columns, rows)
 
 
 def tape_table(tape: "Tape") -> Drawing:

@@ -16,7 +16,7 @@ from minillm.debug.views.theme import STYLES, VERMILLION, colour, letter
 from minillm.debug.views.units import amount
 
 if TYPE_CHECKING:
-    from minillm.debug.probes import Event
+    from minillm.probe import Event
 
 _LABEL = 9  # columns for "seat 12", "waiting" and what stands between them and the cells
 _WANTED = f"bold {VERMILLION} on #331500"  # an idle seat, or a silence, that somebody would rather not have

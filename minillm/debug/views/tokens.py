@@ -11,7 +11,7 @@ from minillm.debug.views.table import Cells, Col, table
 from minillm.debug.views.theme import STYLES
 
 if TYPE_CHECKING:
-    from minillm.tokenizer import Tokenizer
+    from minillm.text.tokenizer import Tokenizer
 
 HALF = "\ufffd"  # what decoding gives for bytes that are no whole character (yet)
 

@@ -1,0 +1,1 @@
+"""The operations compiled for this machine's processor."""

@@ -1,0 +1,1 @@
+"""The operations for a GPU, in Triton."""

@@ -1,0 +1,19 @@
+"""What a lesson asks of an engine: one more request, and that all of them come to their ends."""
+
+from typing import Any
+
+from minillm.engine.engine import Engine
+from minillm.request import Request
+from minillm.sampling_params import SamplingParams
+
+
+def ask(engine: Engine, prompt: str | list[int], tokens: int, **settings: Any) -> Request:
+    """Add a request that writes so many tokens, greedy unless ``settings`` say otherwise; nothing runs yet."""
+    wanted = {"temperature": 0, "max_tokens": tokens, "ignore_eos": True, **settings}
+    return engine.add_request(prompt, SamplingParams(**wanted))
+
+
+def finish(engine: Engine) -> None:
+    """Step until nobody is left."""
+    while engine.has_requests:
+        engine.step()

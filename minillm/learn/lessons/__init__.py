@@ -1,0 +1,1 @@
+"""A folder for each lesson: all that belongs to it alone."""

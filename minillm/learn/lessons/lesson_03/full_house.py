@@ -1,0 +1,56 @@
+"""Many requests in one cache: how many fit at once, what they use of what they hold, how fast all are served."""
+
+import time
+from dataclasses import dataclass
+
+from minillm.debug.views.waste import waste
+from minillm.engine.engine import Engine
+from minillm.kvcache.pages import pages_for
+from minillm.learn.asking import ask, finish
+from minillm.learn.example import running_example
+
+REQUESTS, TOKENS = 32, 32  # so many, and what each of them writes
+
+
+@dataclass
+class FullHouse:
+    """at_once, fullest: of the moment when most were running; entries: of a page table at its end, on average."""
+
+    at_once: int
+    fullest: dict[str, int]
+    steps: int
+    seconds: float
+    entries: float
+    tokens: list[list[int]]
+
+    @property
+    def share(self) -> float:
+        """Slots used, of those held, in percent."""
+        return 100 * self.fullest["used"] / (self.fullest["used"] + self.fullest["reserved"])
+
+    @property
+    def empty(self) -> float:
+        """Slots that a request holds and does not use."""
+        return self.fullest["reserved"] / self.at_once
+
+    @property
+    def speed(self) -> float:
+        """Tokens a second."""
+        return REQUESTS * TOKENS / self.seconds
+
+
+def serve(engine: Engine) -> FullHouse:
+    """Serve the running example over and over: the fullest moment, and the whole."""
+    prompts = list(running_example(engine.tokenizer).values())
+    ask(engine, prompts[0], 2)  # warm up
+    finish(engine)
+    requests = [ask(engine, prompts[i % 4], TOKENS) for i in range(REQUESTS)]
+    at_once, fullest, steps, start = 0, {}, 0, time.perf_counter()
+    while engine.has_requests:
+        engine.step()
+        steps += 1
+        if len(engine.scheduler.running) >= max(at_once, 1):
+            at_once, fullest = len(engine.scheduler.running), waste(engine.scheduler.running, engine.pool)
+    seconds = time.perf_counter() - start
+    entries = sum(pages_for(request.num_tokens - 1, engine.pool.page_size) for request in requests) / len(requests)
+    return FullHouse(at_once, fullest, steps, seconds, entries, [request.output_ids for request in requests])

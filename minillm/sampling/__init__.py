@@ -1,0 +1,1 @@
+"""From logits to tokens: what requests ask of the choice, and the choice."""

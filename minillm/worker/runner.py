@@ -1,0 +1,307 @@
+"""ModelRunner: a plan becomes tensors, the tensors go through the model, its logits become tokens."""
+
+from dataclasses import dataclass, field
+from itertools import accumulate
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from minillm.attention.backend import AttentionBackend
+from minillm.attention.batch import ForwardBatch
+from minillm.config import EngineConfig
+from minillm.kernels.torch.kernels import TorchKernels
+from minillm.kvcache.pages import pages_for
+from minillm.kvcache.storage import KVCache
+from minillm.layers.moe import MixtureOfExperts
+from minillm.probe import attached, probe
+from minillm.request import Candidate
+from minillm.sampling.logprobs import AskedLogprobs, TopLogprobs
+from minillm.sampling.sampler import sample_in_parts
+from minillm.sampling.state import DRAWS, SamplingState
+from minillm.scheduler.plan import PlanRow, StepPlan, StepResult
+
+if TYPE_CHECKING:
+    from minillm.worker.graphs import DecodeGraphs
+
+
+@dataclass
+class Launched:
+    """A step that the device works on, or has done: what will come of it.
+
+    rows: those that sample, in the order of ``tokens [R]``. asked, top: whose log probabilities are wanted, and what
+    they are. ready: when the tokens are on the host.
+    """
+
+    plan: StepPlan
+    prompt_logprobs: dict[int, tuple[int, list[list[Candidate]]]] = field(default_factory=dict)
+    rows: list[PlanRow] = field(default_factory=list)
+    tokens: Tensor | None = None
+    asked: AskedLogprobs | None = None
+    top: TopLogprobs | None = None
+    ready: "torch.cuda.Event | None" = None
+
+    def read(self) -> StepResult:
+        """Wait for the tokens, if they are not there yet."""
+        result = StepResult({}, prompt_logprobs=self.prompt_logprobs)
+        if self.tokens is not None:
+            if self.ready is not None:
+                self.ready.synchronize()
+            result.tokens = dict(zip((row.request_id for row in self.rows), self.tokens.tolist()))
+        if self.asked is not None and self.top is not None:
+            ids = [self.rows[i].request_id for i in self.asked.where]
+            result.logprobs = dict(zip(ids, self.top.read(self.asked.counts)))
+        return result
+
+
+@dataclass
+class Prepared:
+    """A plan that is ready for the device: all that the page table says of it is worked out.
+
+    rows: in the batch's order, one-token rows first. batch: its ``input_ids`` are those that the plan names, and lack
+    the ones that the device has still. slots ``[R]``: in place of a batch, if a recorded graph computes the step.
+    """
+
+    plan: StepPlan
+    rows: list[PlanRow]
+    batch: ForwardBatch | None = None
+    slots: np.ndarray | None = None
+
+
+class ModelRunner:
+    """Executes plans. What it knows of a request lies in arrays, at the request's seat; only what is new is written."""
+
+    def __init__(
+        self,
+        config: EngineConfig,
+        model: nn.Module,
+        kv_cache: KVCache,
+        backend: AttentionBackend,
+        device: torch.device,
+        seats: int | None = None,
+    ) -> None:
+        assert config.max_model_len is not None
+        self.model, self.kv_cache, self.backend, self.device = model, kv_cache, backend, device
+        seats = seats or min(config.max_num_seqs, kv_cache.num_pages)  # as the scheduler has them
+        self.page_table = np.zeros((seats, pages_for(config.max_model_len, kv_cache.page_size)), dtype=np.int64)
+        self.sampling = SamplingState(seats, model.config.vocab_size, device)  # type: ignore[union-attr, arg-type]
+        # What was sampled last, by seat, and one more seat that is nobody's.
+        self.last_tokens = torch.zeros(seats + 1, dtype=torch.int64, device=device)
+        pinned = device.type == "cuda"
+        self._inbox = [torch.zeros(seats, dtype=torch.int64, pin_memory=pinned) for _ in range(2)]
+        self.draws_fast = False  # whether a kernel samples where nobody asks for more than a temperature
+        self.graphs: DecodeGraphs | None = None
+        self._table_on_device: Tensor | None = None  # the page table, where graphs read it
+
+    def record_graphs(self, most: int, kernels: TorchKernels) -> None:
+        """From now on, replay decode steps of up to ``most`` requests."""
+        from minillm.worker.graphs import DecodeGraphs
+
+        seats, pages = self.page_table.shape
+        kind = torch.int32 if self.device.type == "cuda" else torch.int64  # as the attention kernels read it
+        self._table_on_device = torch.zeros(seats + 1, pages, dtype=kind, device=self.device)
+        most = min(most, seats, self.backend.most_fixed_rows(pages, self.kv_cache))
+        self.graphs = DecodeGraphs(
+            self.model, self.kv_cache, self.backend, kernels, self.last_tokens, self._table_on_device, most
+        )
+        self.graphs.record()
+
+    def execute(self, plan: StepPlan) -> StepResult:
+        """Compute the plan's tokens; the token sampled for each row that samples."""
+        return self.launch(plan).read()
+
+    def launch(self, plan: StepPlan) -> Launched:
+        """Set the device to work on a plan, and do not wait for what comes out."""
+        return self.start(self.prepare(plan))
+
+    @torch.inference_mode()
+    def prepare(self, plan: StepPlan) -> Prepared:
+        """The host's part of a launch: new pages in the page table, and the plan as tensors."""
+        # One-token rows first, so that attention can take them together; first of all, tokens that are on the device.
+        rows = sorted(plan.rows, key=lambda row: (row.count > 1, bool(row.token_ids)))
+        self._take_pages(rows)
+        if self.graphs is not None and len(rows) <= self.graphs.sizes[-1] and not rows[-1].token_ids:
+            # Sorted, so all have one token, which is on the device. And now long contexts first: a GPU that begins with
+            # the short ones has a few long ones left at the end.
+            rows.sort(key=lambda row: row.start, reverse=True)
+            seats, positions = np.array([row.seat for row in rows]), np.array([row.start for row in rows])
+            return Prepared(plan, rows, slots=slot_mapping(self.page_table, seats, positions, self.kv_cache.page_size))
+        return Prepared(plan, rows, batch=self._build_batch(rows))
+
+    @torch.inference_mode()
+    def start(self, prepared: Prepared) -> Launched:
+        """The device's part. All that steps hand on to each other (who sits where and wants what, the tokens sampled
+        last, keys and values) is read and written here, in the order of the plans."""
+        plan, rows, batch = prepared.plan, prepared.rows, prepared.batch
+        self._take_seats(rows)
+        if prepared.slots is not None:
+            return self._replay(rows, plan, prepared.slots)
+        assert batch is not None
+        batch.input_ids = self._input_ids(rows, batch.input_ids)
+        probe.on and probe("batch.build", plan=plan, batch=batch, rows=rows)
+        batch.plan = self.backend.prepare(batch)
+        hidden = self.model(batch.input_ids, batch.positions, batch)  # [T, hidden]
+        batch.plan = None  # copies and masks, whose memory the sampler can have
+        launched = Launched(plan)
+        if self.sampling.prompts:
+            launched.prompt_logprobs = self.sampling.prompt_logprobs(rows, hidden, self.model.compute_logits)  # type: ignore[arg-type]
+        if samplers := [row for row in rows if row.samples]:
+            if batch.sample_rows is not None:
+                hidden = hidden[batch.sample_rows]  # [R', hidden]
+            probe.on and probe("model.logits", hidden=hidden, rows=samplers)
+            logits = self.model.compute_logits(hidden)  # type: ignore[operator]  # [R', V]
+            self._choose(logits, samplers, np.array([row.seat for row in samplers]), launched)
+        return launched
+
+    def _replay(self, rows: list[PlanRow], plan: StepPlan, slots: np.ndarray) -> Launched:
+        """A step in which every row computes the token that was sampled last, from a recorded graph. slots ``[R]``:
+        where its key and value go."""
+        assert self.graphs is not None
+        seats = np.array([row.seat for row in rows])
+        positions = np.array([row.start for row in rows])
+        state = self.sampling
+        logits, tokens = self.graphs.replay(seats, positions, slots, state.seeds[seats], state.temperature[seats])
+        launched = Launched(plan)
+        if plan.masks or (state.asks[seats] & (255 ^ DRAWS)).any() or state.filters[seats].any():
+            self._choose(logits, rows, seats, launched)  # somebody asks for more than a temperature
+        else:
+            probe.on and probe("sampler.token", tokens=tokens, logits=logits, rows=rows)
+            self._send(rows, tokens, launched)
+        return launched
+
+    def _choose(self, logits: Tensor, samplers: list[PlanRow], seats: np.ndarray, launched: Launched) -> None:
+        """``logits [R, V]`` of the rows that sample -> the next token of each, under way to the host."""
+        settings = self.sampling.batch(samplers, seats, launched.plan.masks)
+        asked = None if settings is None else self.sampling.asked_logprobs(logits, seats)  # before they are changed
+        fast = self.draws_fast and settings is not None and settings.plain
+        if fast:
+            from minillm.kernels.triton.sampling import sample_rows
+
+            state, positions = self.sampling, np.array([row.start + row.count for row in samplers])
+            arrays = state.temperature[seats], state.seeds[seats], positions
+            tokens = sample_rows(logits, *map(self._tensor, arrays))
+        else:
+            logits = logits.float()  # [R, V]
+            tokens = sample_in_parts(logits, settings)
+        self.last_tokens[self._tensor(seats)] = tokens
+        if settings is not None and settings.edits is not None:
+            settings.edits.record(tokens)
+        probe.on and probe("sampler.token", tokens=tokens, logits=logits, rows=samplers)
+        if asked is not None:
+            launched.asked, launched.top = asked, asked.of(tokens)
+        self._send(samplers, tokens, launched)
+
+    def _send(self, rows: list[PlanRow], tokens: Tensor, launched: Launched) -> None:
+        """``tokens [R]`` on their way to the host. Two buffers take turns: of two steps, one may be unread."""
+        launched.rows, launched.tokens = rows, tokens
+        if self.device.type != "cuda":
+            launched.tokens = tokens if self.graphs is None else tokens.clone()  # the next replay writes over them
+        else:
+            self._inbox.reverse()
+            launched.tokens = self._inbox[0][: len(rows)]
+            launched.tokens.copy_(tokens, non_blocking=True)
+            launched.ready = torch.cuda.Event()
+            launched.ready.record()
+
+    def _take_pages(self, rows: list[PlanRow]) -> None:
+        """Write down which pages were added."""
+        for row in rows:
+            if row.new_pages:
+                self.page_table[row.seat, row.num_pages - len(row.new_pages) : row.num_pages] = row.new_pages
+
+    def _take_seats(self, rows: list[PlanRow]) -> None:
+        """Write down what requests want that take a seat in this step; and new pages, where graphs read them."""
+        for row in rows:
+            if row.joins:
+                self.sampling.join(row.seat, row.joins)
+        if self._table_on_device is not None:
+            self._copy_pages([row for row in rows if row.new_pages])
+
+    def _copy_pages(self, rows: list[PlanRow]) -> None:
+        """New pages into the page table on the device."""
+        assert self._table_on_device is not None
+        if rows:
+            width = self.page_table.shape[1]
+            at = [
+                row.seat * width + row.num_pages - len(row.new_pages) + i
+                for row in rows
+                for i in range(len(row.new_pages))
+            ]
+            places = self._tensor(np.array([at, [page for row in rows for page in row.new_pages]]))  # [2, n]
+            self._table_on_device.view(-1).index_copy_(0, places[0], places[1].to(self._table_on_device.dtype))
+
+    def _build_batch(self, rows: list[PlanRow]) -> ForwardBatch:
+        """The rows as tensors."""
+        S = self.kv_cache.page_size
+        seats = np.array([row.seat for row in rows])  # [R]
+        starts = np.array([row.start for row in rows])
+        counts = [row.count for row in rows]
+        if counts[-1] == 1:  # sorted, so all compute one token
+            positions, seat_of = starts, seats  # [T] = [R]
+        else:
+            ends = np.cumsum(counts)  # where each row's tokens end in [T]
+            # Position of each token: its row's start, plus how far it is from the row's first token.
+            positions = np.arange(ends[-1]) + np.repeat(starts - (ends - counts), counts)  # [T]
+            seat_of = np.repeat(seats, counts)
+        slots = slot_mapping(self.page_table, seat_of, positions, S)
+        return ForwardBatch(
+            input_ids=self._tensor(np.array([token for row in rows for token in row.token_ids], dtype=np.int64)),
+            positions=self._tensor(positions),
+            slots=self._tensor(slots),
+            page_table=self._tensor(self.page_table[seats, : max([row.num_pages for row in rows])]),
+            context_lens=[row.start + row.count for row in rows],
+            query_lens=counts,
+            num_single=counts.count(1),
+            sample_rows=self._sample_rows(rows),
+            kv_cache=self.kv_cache,
+            backend=self.backend,
+            request_ids=[row.request_id for row in rows],
+        )
+
+    def _sample_rows(self, rows: list[PlanRow]) -> Tensor | None:
+        """Where in ``[T]`` the last token of each row that samples stands; None if that is everywhere."""
+        ends = accumulate(row.count for row in rows)
+        wanted = [end - 1 for row, end in zip(rows, ends) if row.samples]
+        return None if len(wanted) == sum(row.count for row in rows) else self._tensor(np.array(wanted, dtype=np.int64))
+
+    def _input_ids(self, rows: list[PlanRow], named: Tensor) -> Tensor:
+        """Tokens that are on the device still, then those that the plan names, ``named [n]``: ``[T]``."""
+        seats = [row.seat for row in rows if not row.token_ids]  # these rows come first
+        if not seats:
+            return named
+        last = self.last_tokens[self._tensor(np.array(seats))]
+        return torch.cat([last, named]) if len(named) else last
+
+    def _tensor(self, array: np.ndarray) -> Tensor:
+        """On the device. Only from pinned memory does a large copy not wait for all that the GPU has to do before."""
+        tensor = torch.from_numpy(array)
+        return tensor if self.device.type == "cpu" else tensor.pin_memory().to(self.device, non_blocking=True)
+
+
+def why_eager(config: EngineConfig, model: nn.Module, backend: AttentionBackend, device: torch.device) -> str | None:
+    """Why decode steps are not replayed from recordings; None if they are."""
+    if config.enforce_eager is True:
+        return "asked for"
+    if device.type not in backend.recordable:
+        return f"attention_backend {backend.name!r} works some of it out on the host"
+    if any(isinstance(module, MixtureOfExperts) for module in model.modules()):
+        return "a mixture of experts works out on the host which experts run"
+    if config.enforce_eager is False:
+        return None
+    if device.type != "cuda":
+        return f"on a {device.type} little is saved; enforce_eager=False records all the same"
+    if probe.on:
+        return "somebody listens to the probes, and a graph replays past them"
+    if attached():
+        return "a debugger is attached, and sees nothing of a replay"
+    return None
+
+
+def slot_mapping(page_table: np.ndarray, seats: np.ndarray, positions: np.ndarray, page_size: int) -> np.ndarray:
+    """Where in the cache each of the step's tokens goes: ``page * page_size + offset``, ``[T]``.
+
+    page_table [seats, pages]: each seat's pages, in order. seats [T], positions [T]: whose token, and its place there.
+    """
+    pages = page_table[seats, positions // page_size]
+    return pages * page_size + positions % page_size

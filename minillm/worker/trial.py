@@ -1,0 +1,143 @@
+"""The largest step, computed for nobody: on a GPU, what it takes is measured before the pages are counted.
+
+Its requests ask for everything that costs memory, and their page tables name the same one page again and again, so a
+cache of a single page is enough. What stands in it does not matter.
+"""
+
+import gc
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from minillm.attention.backend import AttentionBackend
+from minillm.config import EngineConfig
+from minillm.kernels.torch.kernels import TorchKernels
+from minillm.kvcache.pages import pages_for
+from minillm.kvcache.storage import KVCache
+from minillm.model_config import ModelConfig
+from minillm.probe import unheard
+from minillm.request import SamplingParams
+from minillm.scheduler.plan import Joining, PlanRow, StepPlan
+from minillm.worker.device import DeviceMemory
+from minillm.worker.runner import ModelRunner, why_eager
+
+MOST_PAGE = 16  # tokens in the trial's one page: where a page is a whole request, it would be as large as a cache
+SPARE = 16  # a step's memory is planned a sixteenth larger: the allocator's pieces do not always fit the next step's
+LATER = 2**27  # for kernels that CUDA loads when they run for the first time, in a step that was not tried
+ROUNDING = 2**22  # for the cache, which comes later, and whose size the allocator rounds up
+
+
+@dataclass
+class Measured:
+    """Bytes. ``in_torch``: the most that torch holds for this engine, the weights among it. ``outside``: what CUDA and
+    its libraries take beside torch. ``graphs``: what recorded decode steps take."""
+
+    in_torch: int
+    outside: int
+    graphs: int
+
+
+@dataclass
+class Trial:
+    """All it takes to run steps of a model that is loaded; ``choose`` gives the attention backend for a cache."""
+
+    config: EngineConfig
+    model_config: ModelConfig
+    model: nn.Module
+    dtype: torch.dtype
+    memory: DeviceMemory
+    choose: Callable[[KVCache], AttentionBackend]
+    kernels: TorchKernels
+
+    def measure(self) -> Measured:
+        """What the largest steps take on a CUDA device: run once for whatever is compiled, then watched."""
+        device = self.memory.device
+        with unheard():
+            runner = self.make_runner()
+            run_largest(runner, self.config)
+        replays = why_eager(self.config, self.model, runner.backend, device) is None  # asks who listens: so not unheard
+        with unheard():
+            before = self._cleared()
+            if replays:
+                runner.record_graphs(self.config.max_num_seqs, self.kernels)
+            graphs = max(self._cleared() - before, 0)
+            del runner
+            self._cleared()
+            torch.cuda.reset_peak_memory_stats(device)
+            loaded = torch.cuda.memory_reserved(device)
+            run_largest(self.make_runner(), self.config)
+            peak = torch.cuda.max_memory_reserved(device)
+            self._cleared()
+        return Measured(
+            peak - self.memory.in_torch + (peak - loaded) // SPARE + ROUNDING, self.memory.outside() + LATER, graphs
+        )
+
+    def warm_up(self, backend: AttentionBackend) -> None:
+        """Run the largest steps with the engine's own backend, so that torch has memory in the pieces that they want
+        before smaller steps cut it up otherwise. (vLLM does the same.)"""
+        with unheard():
+            run_largest(self.make_runner(backend), self.config)
+            torch.cuda.synchronize(self.memory.device)
+
+    def make_runner(self, backend: AttentionBackend | None = None) -> ModelRunner:
+        """One with a seat for every request that may run, over a cache of one page, which need not be large."""
+        c, size = self.model_config, self.config.page_size
+        assert isinstance(size, int)
+        cache = KVCache(c, 1, min(size, MOST_PAGE), c.num_key_value_heads, self.dtype, self.memory.device)
+        backend = backend or self.choose(cache)
+        seats = self.config.max_num_seqs
+        runner = ModelRunner(self.config, self.model, cache, backend, self.memory.device, seats)
+        runner.sampling.reserve()
+        return runner
+
+    def _cleared(self) -> int:
+        """What the engine holds on the device, once nothing is held that nobody uses."""
+        torch.cuda.synchronize(self.memory.device)
+        gc.collect()
+        torch.cuda.empty_cache()
+        return self.memory.used()
+
+
+def run_largest(runner: ModelRunner, config: EngineConfig) -> None:
+    """Launch the largest steps, each before the one ahead of it is read, as steps that overlap are."""
+    flying = None
+    for plan in largest_steps(config, runner.sampling.vocab_size, runner.kv_cache.page_size):
+        before, flying = flying, runner.launch(plan)
+        if before is not None:
+            before.read()
+    if flying is not None:
+        flying.read()
+
+
+def largest_steps(config: EngineConfig, vocab_size: int, page_size: int) -> Iterator[StepPlan]:
+    """A token budget spread over as many new requests as may run; and then one token for each of them, the first deep
+    in its context, but for the last, which computes the end of a long prompt with the rest of the budget."""
+    budget, longest = config.max_num_batched_tokens, config.max_model_len
+    assert longest is not None
+    rows = min(config.max_num_seqs, budget)
+    even = [min(budget // rows + (i < budget % rows), longest) for i in range(rows)]
+    deep = [*[1] * (rows - 1), min(budget - rows + 1, longest)]
+    for number, counts in enumerate((even, deep), start=1):
+        plan = StepPlan(number)
+        for i, count in enumerate(counts):
+            start = longest - count if number == 2 and config.reuse_kv and i in (0, rows - 1) else 0
+            joins = asks_for_all(i, rows, longest, vocab_size) if number == 1 else None
+            held = pages_for(start + count, page_size)
+            plan.rows.append(PlanRow(i, i, start, count, [0] * count, [], held, samples=True, joins=joins))
+        yield plan
+
+
+def asks_for_all(row: int, rows: int, longest: int, vocab_size: int) -> Joining:
+    """A request that wants whatever there is. The first is greedy, so that those that draw are copied; the last wants
+    log probabilities of its prompt, which is as long as prompts get."""
+    few = min(20, vocab_size)
+    params = SamplingParams(
+        temperature=0 if row == 0 and rows > 1 else 1, top_k=max(vocab_size - 1, 1), top_p=0.9, min_p=1e-6,
+        repetition_penalty=1.1, frequency_penalty=0.1, presence_penalty=0.1, logit_bias={0: 1.0},
+        min_tokens=longest, max_tokens=longest, logprobs=few, prompt_logprobs=few,
+    )  # fmt: skip
+    last = row == rows - 1
+    prompt = [0] * longest if last else [0]
+    return Joining(params, row, prompt, prompt_logprobs=last, end_ids=[0], bad_words=[[0, 0]])

@@ -1,0 +1,67 @@
+"""A lesson reads like a page: imports at the top, a function a part, not too long; and its header does not wait."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from lessons.test_lessons import LESSONS, environment
+
+LINES = 220  # "about 200"
+
+# Ctrl-C at the moment when the lesson begins to load torch.
+AT_TORCH = """
+import runpy, sys
+
+class Watching:
+    def find_spec(self, name, path=None, target=None):
+        if name == "torch":
+            print("torch", "GOMP_SPINCOUNT" in __import__("os").environ, flush=True)
+            raise KeyboardInterrupt
+
+sys.meta_path.insert(0, Watching())
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+
+each_lesson = pytest.mark.parametrize("lesson", LESSONS[:3], ids=lambda path: path.stem)
+
+
+@each_lesson
+def test_it_is_a_page_with_its_imports_at_the_top(lesson: Path) -> None:
+    text = lesson.read_text(encoding="utf-8")
+    assert len(text.splitlines()) <= LINES
+    body = ast.parse(text).body
+    imports = [i for i, one in enumerate(body) if isinstance(one, (ast.Import, ast.ImportFrom))]
+    functions = [i for i, one in enumerate(body) if isinstance(one, (ast.FunctionDef, ast.ClassDef))]
+    inside = [one for one in ast.walk(ast.parse(text)) if isinstance(one, (ast.Import, ast.ImportFrom))]
+    assert len(inside) == len(imports), "an import inside a function"
+    assert max(imports) < min(functions)
+
+
+@each_lesson
+def test_the_header_comes_before_torch_and_ctrl_c_ends_it_there(lesson: Path) -> None:
+    """And minillm comes before torch: it sets what torch reads when it is loaded."""
+    clean = {name: value for name, value in environment(80).items() if name != "GOMP_SPINCOUNT"}
+    start = f"import sys; sys.argv = [{str(lesson)!r}, '--plain']\n{AT_TORCH}"
+    done = subprocess.run([sys.executable, "-c", start], env=clean, capture_output=True, encoding="utf-8", timeout=60)
+    *header, last = done.stdout.splitlines()
+    assert f"Lesson {lesson.name[:2]}: " in header[0] and header[-1].strip().startswith("Stop at  --break ")
+    assert last == "torch True"
+    assert done.returncode == 130 and done.stderr.strip() == f"lesson {lesson.name[:2]}: Stopped."
+
+
+@pytest.mark.parametrize("options", [["--breaks"], ["--break", "nothing.here"], ["--break-when", "step > 2"]])
+def test_a_bad_option_is_told_at_once(options: list[str]) -> None:
+    code = f"import sys; sys.argv = [{str(LESSONS[0])!r}, *{options}]\n{AT_TORCH}"
+    done = subprocess.run([sys.executable, "-c", code], env=environment(80), capture_output=True, encoding="utf-8")
+    assert done.returncode == 2 and "torch" not in done.stdout and "Traceback" not in done.stderr, done.stderr
+
+
+def test_whoever_is_imported_and_not_run_leaves_no_trace() -> None:
+    """An error that is none of the lesson's is Python's to tell, also while it imports."""
+    code = f"import sys; sys.argv = [{str(LESSONS[0])!r}]\n{AT_TORCH}".replace(
+        "KeyboardInterrupt", "ImportError('no torch')"
+    )
+    done = subprocess.run([sys.executable, "-c", code], env=environment(80), capture_output=True, encoding="utf-8")
+    assert done.returncode == 1 and "Traceback" in done.stderr and "ImportError: no torch" in done.stderr
