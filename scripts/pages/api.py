@@ -69,10 +69,8 @@ def page(parts: list[str]) -> str:
 
 def modules(room: str) -> list[str]:
     """The room's modules that define anything, by name."""
-    files = [
-        path.relative_to(ROOT).with_suffix("") for path in (ROOT / "minillm" / room).rglob("*.py") if defines(path)
-    ]
-    return sorted(".".join(file.parts) for file in files if file.parts[2] not in LEFT_OUT)
+    files = [path.relative_to(ROOT) for path in (ROOT / "minillm" / room).rglob("*.py") if defines(path)]
+    return sorted(".".join(file.with_suffix("").parts) for file in files if file.parts[2] not in LEFT_OUT)
 
 
 def defines(path: Path) -> bool:
