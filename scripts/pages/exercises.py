@@ -1,6 +1,6 @@
 """Each chapter's exercises: what to write, where it lives, how to begin."""
 
-from minillm.learn.tasks import lesson_tasks
+from minillm.learn.registry import lesson_tasks
 
 
 def of_lesson(number: str) -> str:
