@@ -10,8 +10,9 @@ To add lesson 21, add its folder; no list names it:
   engine's own function, and a test of the exercise has to notice.
 - ``questions.yaml``: what it asks with --quiz (`minillm.learn.questions.Question`); ``moments.py``: when, and where the
   answers are read; ``learner.py``: the answers as a learner works them out, for the tests.
-- ``run.json``: its recorded run, written by ``scripts/record_runs.py``; ``pictures.py``: what measures and draws pictures
-  of its chapter that are made from a run, if it has such (``scripts/pages/pictures.py``). And whatever its script draws or makes that no other lesson does.
+- ``run.json``: its recorded run, written by ``scripts/record_runs.py``; ``pictures.py``: pictures of its chapter that
+  are drawn from a measurement, if it has such (``scripts/pages/pictures.py``). And whatever its script draws or makes
+  that no other lesson does.
 
 The script is ``lessons/21_NAME.py``, the checkpoint ``tests/checkpoints/test_21_NAME.py``, the chapter
 ``docs/lessons/21_NAME.md``. Four pages for readers name every lesson; a test says which of them still lacks one.
