@@ -33,8 +33,19 @@ def lessons(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
         monkeypatch.setattr(module, "lesson_files", lambda: {"03": tmp_path / "03_c.py", "09": tmp_path / "09_d.py"})
     monkeypatch.setattr(recorder.pictures, "measure", lambda number: {})
     monkeypatch.setattr(record_runs, "busy_now", lambda: 0.0)
+    monkeypatch.setattr(recorder, "Others", busy(0.0))
     monkeypatch.setattr(recorder, "_run", run_of("4 free"))
     return tmp_path
+
+
+def busy(processors: float) -> type:
+    """Stands for the measurement of what other programs do."""
+
+    class Stand(Others):
+        def __exit__(self, *_exc: object) -> None:
+            self.busy = processors
+
+    return Stand
 
 
 def run_of(free: str, title: str = "One") -> Any:
@@ -167,14 +178,6 @@ def test_what_was_busy_meanwhile_is_not_kept(
     monkeypatch.setattr(recorder, "Others", busy(0.9))
     assert record("03") == 1 and "0.9 processors busy meanwhile" in capsys.readouterr().out
     assert not runs.path_of("03").exists()
-
-
-def busy(processors: float) -> type:
-    class Stand(Others):
-        def __exit__(self, *_exc: object) -> None:
-            self.busy = processors
-
-    return Stand
 
 
 def test_other_programs_are_told_from_ours(monkeypatch: pytest.MonkeyPatch) -> None:
