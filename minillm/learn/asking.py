@@ -17,3 +17,10 @@ def finish(engine: Engine) -> None:
     """Step until nobody is left."""
     while engine.has_requests:
         engine.step()
+
+
+def answered(engine: Engine, prompt: str | list[int], tokens: int, **settings: Any) -> Request:
+    """The same, and run to its end."""
+    request = ask(engine, prompt, tokens, **settings)
+    finish(engine)
+    return request

@@ -24,7 +24,7 @@ sys.meta_path.insert(0, Watching())
 runpy.run_path(sys.argv[0], run_name="__main__")
 """
 
-each_lesson = pytest.mark.parametrize("lesson", LESSONS[:3], ids=lambda path: path.stem)
+each_lesson = pytest.mark.parametrize("lesson", LESSONS[:6], ids=lambda path: path.stem)
 
 
 @each_lesson
