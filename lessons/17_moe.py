@@ -348,6 +348,7 @@ def dense_twin(width: int):
     from minillm.kernels.choose import choose_kernels
     from minillm.layers.build import LayerBuild
     from minillm.models.llama import LlamaMLP
+    from minillm.quantization.format import OneFormat
     from minillm.quantization.packed import choose_format
 
     engine = lesson.quiet_llm(**PLAIN).engine
@@ -357,7 +358,7 @@ def dense_twin(width: int):
     for layer in engine.model.model.layers:
         if isinstance(layer.mlp, MixtureOfExperts):
             with engine.device:
-                layer.mlp = LlamaMLP(config, LayerBuild(engine.dtype, format, kernels))
+                layer.mlp = LlamaMLP(config, LayerBuild(engine.dtype, OneFormat(format), kernels))
             for linear in (layer.mlp.gate_up_proj, layer.mlp.down_proj):
                 torch.nn.init.normal_(linear.weight, std=0.02)
                 linear.process_weights_after_loading()

@@ -16,6 +16,7 @@ from minillm.layers.build import LayerBuild
 from minillm.layers.moe import MixtureOfExperts
 from minillm.model_config import ModelConfig
 from minillm.models.weights import build_model
+from minillm.quantization.format import OneFormat
 from minillm.quantization.packed import choose_format
 from minillm.setup import understand
 from minillm.worker.device import DeviceMemory, show_bytes
@@ -38,7 +39,7 @@ def run(available: str | None, **settings: Any) -> None:
         of_all = f", of {show_bytes(memory.total)}" if memory.total > memory.free else ""
         where = f"free here, on {device.type}{of_all}"
         kernels = choose_kernels(config.kernels, device, dtype)
-        build = LayerBuild(dtype, choose_format(device, dtype, config.pack_weights, kernels), kernels)
+        build = LayerBuild(dtype, OneFormat(choose_format(device, dtype, config.pack_weights, kernels)), kernels)
     model = build_model(model_config, build)
     plan = most_that_fits(config, model_config, model, dtype, memory)
     cpu, fits = memory.device.type == "cpu", plan.left >= 0 and longest(config, plan) >= 1

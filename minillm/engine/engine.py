@@ -20,6 +20,7 @@ from minillm.layers.build import LayerBuild
 from minillm.model_config import ModelConfig
 from minillm.models.weights import build_model, load_weights
 from minillm.probe import probe, set_step
+from minillm.quantization.format import OneFormat
 from minillm.quantization.packed import choose_format
 from minillm.request import Request, RequestOutput, SamplingParams
 from minillm.sampling.grammar import Grammars
@@ -55,7 +56,8 @@ class Engine:
         # 2. The model: its structure, on no memory yet; then its weights, unless they can never fit.
         memory = DeviceMemory.look(self.device)
         self.kernels = kernels = choose_kernels(config.kernels, self.device, self.dtype)
-        build = LayerBuild(self.dtype, choose_format(self.device, self.dtype, config.pack_weights, kernels), kernels)
+        format = choose_format(self.device, self.dtype, config.pack_weights, kernels)
+        build = LayerBuild(self.dtype, OneFormat(format), kernels)
         model = build_model(self.model_config, build)
         refuse_the_impossible(config, self.model_config, model, self.dtype, memory)
         with room_for("loading the weights", memory, "use a smaller model or dtype, or free the device"):

@@ -4,7 +4,6 @@ from torch import Tensor, nn
 
 from minillm.kernels.torch.kernels import ACTIVATIONS
 from minillm.layers.build import LayerBuild
-from minillm.layers.linear import LinearBase
 
 
 class Activation(nn.Module):
@@ -31,8 +30,3 @@ class GatedActivation(Activation):
     def forward(self, gate_up: Tensor) -> Tensor:
         """``[T, 2 * I]`` (gate beside up, as the fused layer makes them) -> ``[T, I]``."""
         return self.kernels.gated_activation(gate_up, self.name)
-
-    def after(self, gate_up_proj: LinearBase, x: Tensor) -> Tensor:
-        """``x [T, K]`` through ``gate_up_proj``, then this -> ``[T, I]``; at once, where its format can do that."""
-        gated = gate_up_proj.format.apply_gated(gate_up_proj, x, self.name)
-        return self(gate_up_proj(x)) if gated is None else gated

@@ -26,14 +26,14 @@ class LMHead(nn.Module):
 
     def __init__(self, embedding: Embedding, tied: bool, build: LayerBuild) -> None:
         super().__init__()
-        self.format = build.format
+        self.path, self.format = build.path, build.format
         self.bias = None
         self.keeps_weight = tied  # the embedding looks rows up in it
         table = embedding.weight
         self.weight = table if tied else nn.Parameter(torch.empty_like(table), requires_grad=False)
 
     def process_weights_after_loading(self) -> None:
-        probe.on and probe("weights.process", layer=self, format=self.format)
+        probe.on and probe("weights.process", layer=self, path=self.path, format=self.format)
         self.format.process_weights_after_loading(self)
 
     def forward(self, hidden: Tensor) -> Tensor:

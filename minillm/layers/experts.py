@@ -38,7 +38,7 @@ class Experts(nn.Module):
             raise ValueError(
                 f"experts are stored as dense matrices only, and the format asked for is {build.format.name}"
             )
-        self.format, self.group = build.format, build.group
+        self.path, self.format, self.group = build.path, build.format, build.group
         self.num_experts, self.inner = num_experts, build.group.share_of(inner, "an expert's intermediate size")
         shapes = {"w13": (num_experts, 2 * self.inner, hidden), "w2": (num_experts, hidden, self.inner)}
         for name, shape in shapes.items():
@@ -89,7 +89,7 @@ class Experts(nn.Module):
     def process_weights_after_loading(self) -> None:
         """Hand each expert's matrices to the format. One that packs them makes its own copy; the stack is then given
         up."""
-        probe.on and probe("weights.process", layer=self, format=self.format)
+        probe.on and probe("weights.process", layer=self, path=self.path, format=self.format)
         self.gate_up, self.down = ([ExpertMatrix(w) for w in stack] for stack in (self.w13.data, self.w2.data))
         for matrix in (*self.gate_up, *self.down):
             self.format.process_weights_after_loading(matrix)

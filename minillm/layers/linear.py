@@ -10,6 +10,8 @@ from abc import ABC, abstractmethod
 import torch
 from torch import Tensor, nn
 
+from minillm.attention.batch import ForwardBatch
+from minillm.layers.activation import GatedActivation
 from minillm.layers.build import LayerBuild
 from minillm.probe import probe
 
@@ -24,7 +26,7 @@ class LinearBase(nn.Module, ABC):
 
     def __init__(self, in_features: int, parts: list[int], bias: bool, build: LayerBuild) -> None:
         super().__init__()
-        self.format, self.group = build.format, build.group
+        self.path, self.format, self.group = build.path, build.format, build.group
         self.in_features, self.out_features, self.parts = in_features, sum(parts), parts
         self.format.create_weights(self, in_features, self.out_features, build.dtype)
         self.bias = (
@@ -40,11 +42,11 @@ class LinearBase(nn.Module, ABC):
         """The whole shape, over all ranks, of the checkpoint's tensor for this part of ``parameter``."""
 
     def process_weights_after_loading(self) -> None:
-        probe.on and probe("weights.process", layer=self, format=self.format)
+        probe.on and probe("weights.process", layer=self, path=self.path, format=self.format)
         self.format.process_weights_after_loading(self)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """``[T, K]`` -> ``[T, N]``."""
+    def forward(self, x: Tensor, batch: ForwardBatch) -> Tensor:
+        """``[T, K]`` -> ``[T, N]``. ``batch`` says whose tokens they are."""
         return self.format.apply(self, x)
 
     def extra_repr(self) -> str:
@@ -66,6 +68,19 @@ class ColumnParallelLinear(LinearBase):
         build = build or LayerBuild()
         local = [build.group.share_of(part, "a column-parallel layer's outputs") for part in parts]
         super().__init__(in_features, local, bias, build)
+        self.is_plain = type(self).forward is LinearBase.forward
+
+    def gated(self, x: Tensor, batch: ForwardBatch, act: GatedActivation) -> Tensor:
+        """``x [T, K]`` -> ``act(gate) * up [T, N / 2]``, gate and up being this layer's two parts.
+
+        Both at once where the format can do that, but never past what was put around `forward`: a hook, or a subclass
+        that does more.
+        """
+        if self.is_plain and not (self._forward_hooks or self._forward_pre_hooks):
+            at_once = self.format.apply_gated(self, x, act.name)
+            if at_once is not None:
+                return at_once
+        return act(self(x, batch))
 
     def load(self, parameter: nn.Parameter, tensor: Tensor, part: int) -> None:
         """``tensor [N of the part, K]`` or a bias ``[N of the part]``: this rank's rows go below the parts before."""
@@ -143,6 +158,6 @@ class RowParallelLinear(LinearBase):
     def checkpoint_shape(self, parameter: nn.Parameter, part: int) -> list[int]:
         return [self.out_features, *([self.in_features * self.group.size] if parameter.dim() > 1 else [])]
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, batch: ForwardBatch) -> Tensor:
         """``[T, K of this rank]`` -> ``[T, N]``, the same on every rank."""
         return self.group.all_reduce(self.format.apply(self, x))

@@ -60,7 +60,7 @@ class MixtureOfExperts(nn.Module):
         self.hidden_size = config.hidden_size
         self.gate = Router(config.hidden_size, shape.num_experts, build.dtype)
         inner, act = shape.intermediate_size, config.hidden_act
-        self.experts = Experts(shape.num_experts, config.hidden_size, inner, act, build)
+        self.experts = Experts(shape.num_experts, config.hidden_size, inner, act, build.at("experts"))
 
     def forward(self, x: Tensor, batch: ForwardBatch) -> Tensor:
         """``[T, H]`` -> ``[T, H]``: each token's best experts, added up by weight."""

@@ -25,13 +25,13 @@ class LlamaMLP(nn.Module):
     def __init__(self, config: ModelConfig, build: LayerBuild) -> None:
         super().__init__()
         hidden, inner, bias = config.hidden_size, config.intermediate_size, config.mlp_bias
-        self.gate_up_proj = ColumnParallelLinear(hidden, [inner, inner], bias, build)
+        self.gate_up_proj = ColumnParallelLinear(hidden, [inner, inner], bias, build.at("gate_up_proj"))
         self.act = GatedActivation(config.hidden_act, build)
-        self.down_proj = RowParallelLinear(inner, hidden, bias, build)
+        self.down_proj = RowParallelLinear(inner, hidden, bias, build.at("down_proj"))
 
     def forward(self, x: Tensor, batch: ForwardBatch) -> Tensor:
-        """``[T, hidden]`` -> ``[T, hidden]``. A mixture of experts looks into ``batch``, this network does not."""
-        return self.down_proj(self.act.after(self.gate_up_proj, x))
+        """``[T, hidden]`` -> ``[T, hidden]``."""
+        return self.down_proj(self.gate_up_proj.gated(x, batch, self.act), batch)
 
 
 class LlamaLayer(nn.Module):
@@ -45,9 +45,9 @@ class LlamaLayer(nn.Module):
         super().__init__()
         self.layer = layer
         self.input_layernorm: nn.Module = make_norm(config, build)
-        self.self_attn = self.make_attention(config, layer, build)
+        self.self_attn = self.make_attention(config, layer, build.at("self_attn"))
         self.post_attention_layernorm: nn.Module = make_norm(config, build)
-        self.mlp = self.make_mlp(config, layer, build)
+        self.mlp = self.make_mlp(config, layer, build.at("mlp"))
 
     def make_attention(self, config: ModelConfig, layer: int, build: LayerBuild) -> Attention:
         return Attention(config, layer, build)
@@ -89,9 +89,10 @@ class LlamaForCausalLM(nn.Module):
     def __init__(self, config: ModelConfig, build: LayerBuild) -> None:
         super().__init__()
         self.config = config
-        layers = (self.make_layer(config, layer, build) for layer in range(config.num_hidden_layers))
-        self.model = LlamaModel(config, layers, build)
-        self.lm_head = LMHead(self.model.embed_tokens, config.tie_word_embeddings, build)
+        count = config.num_hidden_layers
+        layers = (self.make_layer(config, layer, build.at(f"model.layers.{layer}")) for layer in range(count))
+        self.model = LlamaModel(config, layers, build.at("model"))
+        self.lm_head = LMHead(self.model.embed_tokens, config.tie_word_embeddings, build.at("lm_head"))
         self.rotary = RotaryEmbedding(config, build.dtype)
 
     def make_layer(self, config: ModelConfig, layer: int, build: LayerBuild) -> nn.Module:

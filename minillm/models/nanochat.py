@@ -49,13 +49,13 @@ class NanoChatMLP(nn.Module):
     def __init__(self, config: ModelConfig, build: LayerBuild) -> None:
         super().__init__()
         hidden, inner, bias = config.hidden_size, config.intermediate_size, config.mlp_bias
-        self.fc1 = ColumnParallelLinear(hidden, [inner], bias, build)
+        self.fc1 = ColumnParallelLinear(hidden, [inner], bias, build.at("fc1"))
         self.activation = Activation(config.hidden_act)
-        self.fc2 = RowParallelLinear(inner, hidden, bias, build)
+        self.fc2 = RowParallelLinear(inner, hidden, bias, build.at("fc2"))
 
     def forward(self, x: Tensor, batch: ForwardBatch) -> Tensor:
         """``[T, hidden]`` -> ``[T, hidden]``."""
-        return self.fc2(self.activation(self.fc1(x)))
+        return self.fc2(self.activation(self.fc1(x, batch)), batch)
 
 
 class NanoChatLayer(LlamaLayer):

@@ -32,16 +32,16 @@ class OPTLayer(nn.Module):
         hidden, inner, bias = config.hidden_size, config.intermediate_size, config.mlp_bias
         affine = config.raw.get("layer_norm_elementwise_affine", True)
         self.layer, self.norm_first = layer, config.raw.get("do_layer_norm_before", True)
-        self.self_attn = Attention(config, layer, build)
+        self.self_attn = Attention(config, layer, build.at("self_attn"))
         self.self_attn_layer_norm = LayerNorm(hidden, build, affine)
-        self.fc1 = ColumnParallelLinear(hidden, [inner], bias, build)
+        self.fc1 = ColumnParallelLinear(hidden, [inner], bias, build.at("fc1"))
         self.activation = Activation(config.hidden_act)
-        self.fc2 = RowParallelLinear(inner, hidden, bias, build)
+        self.fc2 = RowParallelLinear(inner, hidden, bias, build.at("fc2"))
         self.final_layer_norm = LayerNorm(hidden, build, affine)
 
-    def mlp(self, hidden: Tensor) -> Tensor:
+    def mlp(self, hidden: Tensor, batch: ForwardBatch) -> Tensor:
         """``[T, hidden]`` -> ``[T, hidden]``."""
-        return self.fc2(self.activation(self.fc1(hidden)))
+        return self.fc2(self.activation(self.fc1(hidden, batch)), batch)
 
     def forward(self, stream: Tensor, add: Tensor | None, batch: ForwardBatch) -> tuple[Tensor, Tensor | None]:
         """``stream, add [T, hidden]`` -> the same for the next layer."""
@@ -53,7 +53,7 @@ class OPTLayer(nn.Module):
         else:
             hidden = self.self_attn_layer_norm(stream, attended)
         probe.on and probe("layer.mlp", layer=self.layer, stream=stream, hidden=hidden, batch=batch)
-        fed = self.mlp(hidden)
+        fed = self.mlp(hidden, batch)
         return (stream, fed) if self.norm_first else (self.final_layer_norm(hidden, fed), None)
 
 
@@ -65,9 +65,12 @@ class OPTDecoder(nn.Module):
         self.embed_tokens = Embedding(config.vocab_size, narrow, build.dtype)
         self.embed_positions = Embedding(config.max_position_embeddings + FIRST_ROW, hidden, build.dtype)
         alone = replace(build, group=SINGLE)  # every rank holds the small projections whole
-        self.project_in = RowParallelLinear(narrow, hidden, False, alone) if narrow != hidden else None
-        self.project_out = RowParallelLinear(hidden, narrow, False, alone) if narrow != hidden else None
-        self.layers = nn.ModuleList(OPTLayer(config, layer, build) for layer in range(config.num_hidden_layers))
+        self.project_in = self.project_out = None
+        if narrow != hidden:
+            self.project_in = RowParallelLinear(narrow, hidden, False, alone.at("project_in"))
+            self.project_out = RowParallelLinear(hidden, narrow, False, alone.at("project_out"))
+        count = config.num_hidden_layers
+        self.layers = nn.ModuleList(OPTLayer(config, layer, build.at(f"layers.{layer}")) for layer in range(count))
         has_norm = raw.get("do_layer_norm_before", True) and not raw.get("_remove_final_layer_norm", False)
         affine = raw.get("layer_norm_elementwise_affine", True)
         self.final_layer_norm = LayerNorm(hidden, build, affine) if has_norm else None
@@ -76,7 +79,7 @@ class OPTDecoder(nn.Module):
 class OPTModel(nn.Module):
     def __init__(self, config: ModelConfig, build: LayerBuild) -> None:
         super().__init__()
-        self.decoder = OPTDecoder(config, build)
+        self.decoder = OPTDecoder(config, build.at("decoder"))
 
     @property
     def embed_tokens(self) -> Embedding:
@@ -92,8 +95,8 @@ class OPTForCausalLM(nn.Module):
     def __init__(self, config: ModelConfig, build: LayerBuild) -> None:
         super().__init__()
         self.config = config
-        self.model = OPTModel(config, build)
-        self.lm_head = LMHead(self.model.decoder.embed_tokens, config.tie_word_embeddings, build)
+        self.model = OPTModel(config, build.at("model"))
+        self.lm_head = LMHead(self.model.decoder.embed_tokens, config.tie_word_embeddings, build.at("lm_head"))
 
     def make_tables(self, max_positions: int, device: torch.device) -> None:
         """Positions were learned: their table is in the checkpoint."""
@@ -104,7 +107,7 @@ class OPTForCausalLM(nn.Module):
         probe.on and probe("model.embed", input_ids=input_ids, positions=positions, batch=batch)
         stream = decoder.embed_tokens(input_ids)  # [T, size of the embedding]
         if decoder.project_in is not None:
-            stream = decoder.project_in(stream)
+            stream = decoder.project_in(stream, batch)
         stream = stream + decoder.embed_positions(positions + FIRST_ROW)  # [T, hidden]
         nothing = stream[:, :0]
         batch.rope = nothing, nothing  # no number of any head is turned
@@ -116,7 +119,7 @@ class OPTForCausalLM(nn.Module):
             stream = decoder.final_layer_norm(stream, add)
         elif add is not None:
             stream = stream + add
-        return stream if decoder.project_out is None else decoder.project_out(stream)
+        return stream if decoder.project_out is None else decoder.project_out(stream, batch)
 
     def compute_logits(self, hidden: Tensor) -> Tensor:
         """``[rows, size of the embedding]`` -> ``[rows, V]``."""

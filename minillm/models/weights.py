@@ -71,8 +71,20 @@ def build_model(config: ModelConfig, build: LayerBuild) -> nn.Module:
     """The model's structure on the meta device: every shape, no memory."""
     with torch.device("meta"):
         model = model_class(config)(config, build)
+    check_paths(model)
     probe.on and probe("model.built", model=model, config=config)
     return model
+
+
+def check_paths(model: nn.Module) -> None:
+    """A layer that was told another path than its own would ask for the format of another one."""
+    for name, module in model.named_modules():
+        path = getattr(module, "path", name)
+        if path != name:
+            raise ValueError(
+                f"{type(model).__name__}: the layer {name!r} was built as {path!r}; give what builds it "
+                f'build.at("{name.rpartition(".")[2]}"), where build is that of the module around it'
+            )
 
 
 def materialize(model: nn.Module, device: torch.device) -> None:

@@ -1,6 +1,8 @@
 """LinearFormat: how a linear layer holds its weight. The plain one is here; each other is a file beside this."""
 
 from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
@@ -43,3 +45,20 @@ class DenseFormat(LinearFormat):
 
     def apply(self, layer: nn.Module, x: Tensor) -> Tensor:
         return F.linear(x, layer.weight, layer.bias)  # type: ignore[arg-type]
+
+
+class FormatChooser(Protocol):
+    """Says which format each layer has: one model may hold layers of several."""
+
+    def format_of(self, path: str) -> LinearFormat:
+        """The format of the layer at ``path``, as "model.layers.3.mlp.gate_up_proj"."""
+
+
+@dataclass(frozen=True)
+class OneFormat:
+    """The same for all layers."""
+
+    format: LinearFormat
+
+    def format_of(self, path: str) -> LinearFormat:
+        return self.format

@@ -55,7 +55,7 @@ def test_a_difference_and_a_debugger_in_its_layer(minillm: Run, checkpoint: str,
     assert "First difference: layer 1, self_attn (attention's output)" in shown
     assert "   layer (self.layer) = 1\n" in session and session.count("── attention.attend ──") == 1
     assert "(Pdb) (1, [8, 6, 16])\n" in session, "the attention of layer 1, with all of the prompt"
-    assert "return self.o_proj(out)" in session, "two lines on, what differs is about to be called"
+    assert "return self.o_proj(out, batch)" in session, "two lines on, what differs is about to be called"
 
 
 def test_what_against_takes() -> None:

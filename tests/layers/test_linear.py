@@ -2,6 +2,7 @@
 
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -10,11 +11,14 @@ import torch.multiprocessing
 from torch import Tensor
 from torch.nn import functional as F
 
+from minillm.layers.activation import GatedActivation
 from minillm.layers.build import LayerBuild
 from minillm.layers.linear import WHOLE, ColumnParallelLinear, LinearBase, QKVParallelLinear, RowParallelLinear
 from minillm.parallel.group import ParallelGroup
+from minillm.quantization.format import DenseFormat, OneFormat
 
 K, N, D = 24, 16, 4
+NO_BATCH: Any = None  # whose tokens they are: only adapters look
 
 
 def on_rank(rank: int, size: int) -> LayerBuild:
@@ -44,7 +48,7 @@ def test_column_parallel_shards_side_by_side_are_the_whole_layer(size: int, bias
     for rank in range(size):
         layer = ColumnParallelLinear(K, [N, 8], bias, on_rank(rank, size))
         fill(layer, parts, biases)
-        outputs.append(layer(x).split([N // size, 8 // size], dim=-1))
+        outputs.append(layer(x, NO_BATCH).split([N // size, 8 // size], dim=-1))
     for part in range(2):
         whole = F.linear(x, parts[part], biases[part] if biases else None)
         torch.testing.assert_close(torch.cat([output[part] for output in outputs], dim=-1), whole)
@@ -84,7 +88,7 @@ def test_qkv_is_cut_by_heads_and_ranks_share_a_head_where_there_are_too_few(
         layer = QKVParallelLinear(K, D, heads, kv_heads, bias, on_rank(rank, size))
         fill(layer, weights, biases)
         assert layer.num_heads == heads // size and layer.num_kv_heads == max(1, kv_heads // size)
-        mine = layer(x).view(3, -1, D).split([layer.num_heads, layer.num_kv_heads, layer.num_kv_heads], dim=1)
+        mine = layer(x, NO_BATCH).view(3, -1, D).split([layer.num_heads, layer.num_kv_heads, layer.num_kv_heads], dim=1)
         first = rank * layer.num_heads
         torch.testing.assert_close(mine[0], q[:, first : first + layer.num_heads])
         # Its key/value heads are those that its query heads look at in the whole layer.
@@ -131,7 +135,7 @@ def _rank_main(rank: int, size: int, folder: str) -> None:
     fill(up, [tensors["up"]], [tensors["up_bias"]])
     down = RowParallelLinear(N, K, True, build)
     fill(down, [tensors["down"]], [tensors["down_bias"]])
-    torch.save(down(F.silu(up(tensors["x"]))), f"{folder}/out{rank}.pt")
+    torch.save(down(F.silu(up(tensors["x"], NO_BATCH)), NO_BATCH), f"{folder}/out{rank}.pt")
     torch.distributed.destroy_process_group()
 
 
@@ -154,3 +158,38 @@ def test_two_processes_compute_what_one_computes() -> None:
 def test_a_group_of_one_needs_no_processes() -> None:
     x = torch.randn(3)
     assert ParallelGroup().all_reduce(x) is x
+
+
+class AtOnce(DenseFormat):
+    """Computes gate and up in one, which shows: it answers with sevens."""
+
+    def apply_gated(self, layer: torch.nn.Module, x: Tensor, act: str) -> Tensor | None:
+        return torch.full((len(x), N), 7.0) if len(x) == 1 else None
+
+
+class Doubled(ColumnParallelLinear):
+    """A layer that does more than its product, as one with an adapter."""
+
+    def forward(self, x: Tensor, batch: Any) -> Tensor:
+        return 2 * super().forward(x, batch)
+
+
+@pytest.mark.parametrize("kind", [ColumnParallelLinear, Doubled])
+@pytest.mark.parametrize("hooked", [True, False])
+@pytest.mark.parametrize("rows", [1, 3])
+def test_the_gated_product_never_goes_past_forward(kind: type[ColumnParallelLinear], hooked: bool, rows: int) -> None:
+    """A format may compute it at once, unless a hook or a subclass would miss it."""
+    build = LayerBuild(formats=OneFormat(AtOnce()))
+    layer, act, seen = kind(K, [N, N], False, build), GatedActivation("silu", build), []
+    parts = [torch.randn(N, K), torch.randn(N, K)]
+    fill(layer, parts)
+    if hooked:
+        layer.register_forward_hook(lambda _layer, args, out: seen.append((args[1], out.shape)))
+    x, batch = torch.randn(rows, K), object()
+    got = layer.gated(x, batch, act)  # type: ignore[arg-type]
+    if rows == 1 and not hooked and kind is ColumnParallelLinear:
+        assert got.eq(7).all()
+    else:
+        gate, up = (F.linear(x, part) * (2 if kind is Doubled else 1) for part in parts)
+        torch.testing.assert_close(got, F.silu(gate) * up)
+    assert seen == ([(batch, (rows, 2 * N))] if hooked else [])

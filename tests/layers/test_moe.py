@@ -23,7 +23,7 @@ from minillm.layers.experts import WHOLE
 from minillm.layers.moe import MixtureOfExperts, MoeShape, group_by_expert, route
 from minillm.parallel.group import ParallelGroup
 from minillm.probe import listen
-from minillm.quantization.format import LinearFormat
+from minillm.quantization.format import LinearFormat, OneFormat
 from minillm.quantization.packed import choose_format
 
 H = 24
@@ -35,7 +35,9 @@ def all_builds(dtype: torch.dtype = torch.float32) -> list[LayerBuild]:
     device = torch.device("cpu")
     builds = [LayerBuild(dtype)]
     for kernels in all_kernels():
-        builds += [LayerBuild(dtype, choose_format(device, dtype, pack, kernels), kernels) for pack in (True, False)]
+        builds += [
+            LayerBuild(dtype, OneFormat(choose_format(device, dtype, pack, kernels)), kernels) for pack in (True, False)
+        ]
     return builds
 
 
@@ -206,7 +208,7 @@ def test_what_cannot_be() -> None:
             return x
 
     with pytest.raises(ValueError, match="experts are stored as dense matrices only"):
-        make_moe(random_weights(2, 10), 1, build=LayerBuild(format=Other()))
+        make_moe(random_weights(2, 10), 1, build=LayerBuild(formats=OneFormat(Other())))
 
 
 class Live(TorchDispatchMode):

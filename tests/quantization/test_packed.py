@@ -15,10 +15,11 @@ from minillm.kernels.torch.kernels import TorchKernels
 from minillm.layers.build import LayerBuild
 from minillm.layers.embedding import Embedding, LMHead
 from minillm.layers.linear import ColumnParallelLinear
-from minillm.quantization.format import DenseFormat, LinearFormat
+from minillm.quantization.format import DenseFormat, LinearFormat, OneFormat
 from minillm.quantization.packed import InterleavedFormat, OneDnnFormat, choose_format, packing_works
 
 CPU = torch.device("cpu")
+NO_BATCH: Any = None
 
 
 def formats() -> list[tuple[LinearFormat, torch.dtype]]:
@@ -51,13 +52,13 @@ def test_packed_layers_compute_what_dense_ones_do(
     weight, b, x = torch.randn(N, K).to(dtype), torch.randn(N).to(dtype), torch.randn(rows, K).to(dtype)
     outputs = []
     for one in (DenseFormat(), format):
-        layer = ColumnParallelLinear(K, [N], bias, LayerBuild(dtype, one))
+        layer = ColumnParallelLinear(K, [N], bias, LayerBuild(dtype, OneFormat(one)))
         assert isinstance(layer.weight, torch.nn.Parameter)
         layer.load(layer.weight, weight, 0)
         if layer.bias is not None:
             layer.load(layer.bias, b, 0)
         layer.process_weights_after_loading()
-        outputs.append(layer(x))
+        outputs.append(layer(x, NO_BATCH))
     assert outputs[1].dtype == dtype
     tolerance = 2e-5 if dtype == torch.float32 else 2e-2
     torch.testing.assert_close(outputs[1], outputs[0], atol=tolerance * K**0.5, rtol=tolerance)
@@ -71,7 +72,7 @@ def test_packing_gives_the_plain_weight_up_unless_an_embedding_shares_it(
     for tied in (True, False):
         embedding = Embedding(33, 16, dtype)
         embedding.weight.data.normal_()
-        head = LMHead(embedding, tied, LayerBuild(dtype, format))
+        head = LMHead(embedding, tied, LayerBuild(dtype, OneFormat(format)))
         head.weight.data.copy_(embedding.weight)
         hidden, ids = torch.randn(3, 16).to(dtype), torch.tensor([1, 32])
         expected, rows = hidden.float() @ embedding.weight.float().T, embedding.weight[ids].clone()
