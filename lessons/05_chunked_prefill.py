@@ -42,7 +42,7 @@ def main() -> None:
     lesson.part("A long prompt in one step: everybody waits")
     limit = context_limit(lesson.options.model)
     whole = lesson.llm(enable_chunked_prefill=False, max_model_len=limit).engine
-    traffic = example_traffic(whole.tokenizer, whole.config.max_model_len, lesson.options.prompt)
+    traffic = example_traffic(whole.tokenizer, whole.setup.max_model_len, lesson.options.prompt)
     before = everybody_waits(whole, traffic)
 
     lesson.part("The same prompt in chunks")

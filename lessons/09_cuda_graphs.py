@@ -79,8 +79,8 @@ def main() -> None:
 def what_is_launched(eager, prompts: list[list[int]]) -> bool:
     """The operators of a step by name, and what launching costs. False if nothing can be recorded with this model."""
     one = lesson.quiet_llm(enforce_eager=False, max_num_seqs=1, max_model_len=LIMIT, num_pages=PAGES).engine
-    if one.eager:
-        lesson.say(f"Decode steps of this model are not replayed: {one.eager}. The lesson needs another --model.")
+    if why := one.worker.eager:
+        lesson.say(f"Decode steps of this model are not replayed: {why}. The lesson needs another --model.")
         return False
     names = launching.launched(eager, one, prompts[0])
     lesson.say(f"""One request decodes: one token goes through the model. These operators run for it, on this
@@ -209,8 +209,8 @@ def reasons() -> None:
         "enforce_eager='auto', the default": lambda: lesson.quiet_llm(max_num_seqs=1),
         "a mixture of experts": lambda: LLM("nano-moe", enforce_eager=False, max_num_seqs=1, max_model_len=64),
     }
-    lesson.say("Not every engine replays. Each says why not (engine.eager, and the probe graph.choose):")
-    whys = {name: make().engine.eager for name, make in cases.items()}
+    lesson.say("Not every engine replays. Each says why not (engine.worker.eager, and the probe graph.choose):")
+    whys = {name: make().engine.worker.eager for name, make in cases.items()}
     rows = [[name, f"from Python: {why}" if why else "replayed"] for name, why in whys.items()]
     lesson.show(drawn(texts("settings", "its decode steps"), rows))
 

@@ -28,7 +28,7 @@ class GivenUp:
     pages: list[tuple[int, Sequence[int], str]] = field(default_factory=list)
 
     def note(self, event: Event) -> None:
-        size = self.engine.config.page_size
+        size = self.engine.pool.page_size
         text = self.engine.tokenizer.decode(event.node.token_ids[:size], skip_special_tokens=False)
         self.pages.append((self.engine.scheduler.num_steps, list(event.pages), text))
 

@@ -9,13 +9,13 @@ from minillm.debug.views.drawing import Drawing
 from minillm.debug.views.table import Cells, Col, drawn, texts
 from minillm.debug.views.units import amount, number
 from minillm.engine.engine import Engine
-from minillm.kernels.choose import choose_kernels
 from minillm.layers.build import LayerBuild
 from minillm.layers.moe import MixtureOfExperts
 from minillm.models.llama import LlamaMLP
 from minillm.models.weights import build_model
 from minillm.quantization.format import OneFormat
 from minillm.quantization.packed import choose_format
+from minillm.worker.platform import choose_kernels
 
 
 def parameters(engine: Engine) -> int:
