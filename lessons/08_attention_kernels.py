@@ -96,7 +96,6 @@ def one_decode_step() -> tuple:
 
 def block_by_block(query: Query) -> None:
     """The table of running numbers for one head, and the same all at once."""
-
     lesson.say(f"""It does not. Look at {BLOCK} tokens, and keep three things: the largest score so far, the sum of
         exp(score - largest), and the values added up with these weights. Then let the block go. If a later block has a
         larger score, all that was summed is too large by one factor, exp(old - new). Multiply by that, and go on:""")
