@@ -130,7 +130,7 @@ def thrown_away(engine, prompts: list[list[int]], written: list[int]) -> None:
         {second} has the other ending, and wants {end + 3} tokens. That {first} has ended, the host learns when it reads
         step {known}. By then step {known + 1} is launched, and has a row of {first}:""")
     lesson.show(ending.in_a_table(requests, since=known - 1))
-    held = engine.pool.num_pages - engine.scheduler.num_available
+    held = engine.pool.num_pages - engine.scheduler.manager.num_available
     lesson.say(f"""Thrown away: [bold]{counted(ending.thrown_away, "row")}[/] (overlap.discard). Nothing of it is left.
         {first} has its {counted(len(requests[0].output_ids), "token")} and no more, and requests still hold
         {counted(held, "page")}. {second} ended by its length, which can be counted before a token is known: with its

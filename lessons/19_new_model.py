@@ -42,6 +42,7 @@ DECODED = 12
 
 class FirstMLP(NanoChatMLP):
     """With Llama's activation."""
+
     def __init__(self, config: ModelConfig, build: LayerBuild) -> None:
         super().__init__(config, build)
         self.activation = Activation("silu")
@@ -54,6 +55,7 @@ class FirstLayer(NanoChatLayer):
 
 class FirstTry(NanoChatForCausalLM):
     """Names, shapes and norms are right. Two things are as Llama has them."""
+
     def make_layer(self, config: ModelConfig, layer: int, build: LayerBuild) -> nn.Module:
         return FirstLayer(config, layer, build)
 
@@ -63,6 +65,7 @@ class FirstTry(NanoChatForCausalLM):
 
 class SecondTry(FirstTry):
     """Heads are turned as nanochat turns them."""
+
     def look_up(self, positions, batch) -> None:
         NanoChatForCausalLM.look_up(self, positions, batch)
 

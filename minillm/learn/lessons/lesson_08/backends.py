@@ -11,7 +11,7 @@ from torch import Tensor
 from minillm.attention.backend import AttentionBackend
 from minillm.attention.blockwise import BlockwiseAttention
 from minillm.attention.cpu import CpuAttention
-from minillm.attention.reference import ReferenceAttention
+from minillm.attention.gather import GatherAttention
 from minillm.debug.views.drawing import Drawing
 from minillm.debug.views.table import Cells, Col, drawn, numbers
 from minillm.debug.views.units import amount
@@ -24,12 +24,12 @@ REPEATS = 20  # of each time that is measured
 def backends(query: Query) -> dict[str, tuple[AttentionBackend, str]]:
     """Every backend that this machine has but Triton's, and how it reads."""
     found: dict[str, tuple[AttentionBackend, str]] = {
-        "reference": (ReferenceAttention(), "gathers, then torch"),
-        "blockwise": (BlockwiseAttention(), "in place, plain torch"),
+        "reference": (GatherAttention(query.shape), "gathers, then torch"),
+        "blockwise": (BlockwiseAttention(query.shape), "in place, plain torch"),
     }
     kernels = cpu.load(query.q.dtype) if query.q.device.type == "cpu" else None
     if kernels:
-        found["cpu"] = CpuAttention(kernels), "in place, compiled C++"
+        found["cpu"] = CpuAttention(query.shape, kernels), "in place, compiled C++"
     return found
 
 
@@ -37,13 +37,13 @@ def triton(query: Query) -> AttentionBackend:
     """Triton's, for a GPU. Imported here: whether its kernels are interpreted is settled when they are imported."""
     from minillm.attention.triton import TritonAttention
 
-    return TritonAttention()
+    return TritonAttention(query.shape)
 
 
 def answer(backend: AttentionBackend, query: Query) -> Tensor:
     """``[1, H * D]``, planned as the engine does."""
     query.batch.plan = backend.prepare(query.batch)
-    return backend.attend(query.layer, query.q, query.batch, query.scale)
+    return backend.attend(query.layer, query.q, query.batch)
 
 
 def difference(one: Tensor, other: Tensor) -> str:
@@ -92,7 +92,7 @@ def seconds_of(backend: AttentionBackend, query: Query) -> float:
     seconds = []
     for _ in range(REPEATS + 2):
         start = time.perf_counter()
-        backend.attend(query.layer, query.q, query.batch, query.scale)
+        backend.attend(query.layer, query.q, query.batch)
         if query.q.device.type == "cuda":
             torch.cuda.synchronize()
         seconds.append(time.perf_counter() - start)

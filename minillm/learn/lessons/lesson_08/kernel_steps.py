@@ -46,14 +46,14 @@ def the_kernel(lesson: Lesson, query: Query) -> Tensor | None:
 
 def step_by_step(lesson: Lesson, query: Query) -> Tensor:
     """``[1, H * D]``, from the interpreted kernel, with the lines of its first program, and all splits' parts."""
-    from minillm.attention.triton import TritonAttention, TritonPlan
+    from minillm.attention.triton import TritonAttention
     from minillm.kernels.triton import attention as triton_attention
 
     tile = triton_attention.decode_tile(query.q.itemsize, query.q.shape[-1], few=True)
     blocks = -(-query.length // tile.tokens)
     each = -(-blocks // SPLITS)
-    lengths, backend = torch.tensor([query.length], dtype=torch.int32), TritonAttention()
-    query.batch.plan = TritonPlan(lengths, torch.tensor([each], dtype=torch.int32), SPLITS, tile)
+    lengths, backend = torch.tensor([query.length], dtype=torch.int32), TritonAttention(query.shape)
+    query.batch.plan = backend.plan_decode(lengths, torch.tensor([each], dtype=torch.int32), SPLITS, tile)
     lesson.say(f"""Triton has an interpreter, which runs a kernel as Python, on a CPU (TRITON_INTERPRET=1). So one can
         stop in it, and go from line to line. The first of its {query.heads.shape[0]} x {SPLITS} programs, for key/value
         head 0 and split 0, as it runs. Its blocks have {tile.tokens} tokens, and {query.heads.shape[1]} query heads
@@ -62,7 +62,7 @@ def step_by_step(lesson: Lesson, query: Query) -> Tensor:
     looking: AbstractContextManager[Any] = nullcontext([]) if stops else traced(triton_attention._paged_decode)
     merged: list[Event] = []
     with looking as lines, listen("kernel.merge", merged.append):
-        out = backend.attend(query.layer, query.q, query.batch, query.scale)
+        out = backend.attend(query.layer, query.q, query.batch)
     if lines:
         lesson.show(kernel_listing(lines))
     lesson.say(f"""f32[16, 32] is a matrix of float32 numbers, 16 rows and 32 columns. A kernel has no loop over tokens
