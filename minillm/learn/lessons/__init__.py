@@ -14,6 +14,9 @@ To add lesson 21, add its folder; no list names it:
   are drawn from a measurement, if it has such (``scripts/pages/pictures.py``). And whatever its script draws or makes
   that no other lesson does.
 
+The script reads like a page: it makes its `Lesson`, which prints the header, then imports what it needs, then has a
+function a part, in at most 220 lines; what is measured and shown stays in it, clocks and tables go into the folder.
+
 The script is ``lessons/21_NAME.py``, the checkpoint ``tests/checkpoints/test_21_NAME.py``, the chapter
 ``docs/lessons/21_NAME.md``. Four pages for readers name every lesson; a test says which of them still lacks one.
 """
