@@ -145,12 +145,7 @@ def memory_formula(engine) -> None:
         {list(cache.tensor.shape)}, {cache.num_bytes:,} bytes for {slots:,} tokens, which is
         [bold]{cache.num_bytes // slots:,} bytes a token[/].""")
     weights = engine.memory.weights
-<<<<<<< HEAD
-    lesson.say(
-        f"""A request of full length, {engine.setup.max_model_len:,} tokens, takes
-=======
     lesson.say(f"""A request of full length, {engine.setup.max_model_len:,} tokens, takes
->>>>>>> main
         {formula * engine.setup.max_model_len / 2**20:.0f} MiB; the whole model takes {weights / 2**20:.0f} MiB. So it
         is the cache that decides how many can be served at once.""")
 
