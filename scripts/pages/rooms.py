@@ -1,4 +1,4 @@
-"""The picture of the house: its floors as pyproject.toml has them, so that it shows what a test holds the imports to."""
+"""The picture of the house: its floors as pyproject.toml has them, which a test holds the imports to."""
 
 import ast
 import re
@@ -7,7 +7,8 @@ from html import escape
 from pages.clone import ROOT
 
 PURPLE, ORANGE, GREEN, BLUE, WHITE = (
-    ("#F6DFEC", "#CC79A7"), ("#FBE7C1", "#E69F00"), ("#CBEBDF", "#009E73"), ("#D9EEFB", "#56B4E9"), ("#FFFFFF", "#C9CFD6")
+    ("#F6DFEC", "#CC79A7"), ("#FBE7C1", "#E69F00"), ("#CBEBDF", "#009E73"), ("#D9EEFB", "#56B4E9"),
+    ("#FFFFFF", "#C9CFD6"),
 )  # fmt: skip
 # The first room of a floor -> what the floor is, and its colour: by what it is for.
 FLOORS = {

@@ -1,4 +1,4 @@
-"""The reading path on the architecture page is the way that the imports go: nothing is left out, nothing stands twice."""
+"""The reading path on the architecture page is the way that the imports go: nothing is left out, nothing is twice."""
 
 import ast
 import re
@@ -9,7 +9,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
 SECTION = PAGE.partition("## The reading path of a prompt\n")[2].partition("\n## ")[0]
-PATH = {file: names for file, names in re.findall(r"^\| `(minillm/\S+\.py)` \| (.*?) \|", SECTION, flags=re.MULTILINE)}
+PATH = dict(re.findall(r"^\| `(minillm/\S+\.py)` \| (.*?) \|", SECTION, flags=re.MULTILINE))
 FILES = list(PATH)
 
 
@@ -20,8 +20,8 @@ def module_of(file: str) -> str:
 def imported(file: str) -> set[str]:
     """The modules that a file imports, anywhere in it, by their whole names.
 
-    A file that imports by a name that it works out (`import_module`) imports those modules whose whole name stands in it
-    as a string, and those whose last part does, if the part before stands in what it gives to `import_module`.
+    A file that imports by a name that it works out (`import_module`) imports those modules whose whole name stands in
+    it as a string, and those whose last part does, if the part before stands in what it gives to `import_module`.
     """
     tree = ast.parse((ROOT / file).read_text(encoding="utf-8"))
     found: set[str] = set()
