@@ -348,8 +348,8 @@ def dense_twin(width: int):
     from minillm.kernels.choose import choose_kernels
     from minillm.layers.build import LayerBuild
     from minillm.models.llama import LlamaMLP
+    from minillm.quantization.dense import choose_format
     from minillm.quantization.format import OneFormat
-    from minillm.quantization.packed import choose_format
 
     engine = lesson.quiet_llm(**PLAIN).engine
     kernels = choose_kernels(engine.config.kernels, engine.device, engine.dtype)

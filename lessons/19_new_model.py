@@ -155,7 +155,8 @@ def names(folder: Path) -> None:
     """A first try of our own, and where each of the checkpoint's tensors goes in its layer 0."""
     from minillm.debug.views.drawing import Drawing
     from minillm.debug.views.table import Col, table
-    from minillm.models.weights import build_model, checkpoint_targets
+    from minillm.models.targets import checkpoint_targets
+    from minillm.models.weights import build_model
 
     register(NAME)(FirstTry)
     lesson.say(

@@ -16,8 +16,8 @@ from minillm.layers.build import LayerBuild
 from minillm.layers.moe import MixtureOfExperts
 from minillm.model_config import ModelConfig
 from minillm.models.weights import build_model
+from minillm.quantization.dense import choose_format
 from minillm.quantization.format import OneFormat
-from minillm.quantization.packed import choose_format
 from minillm.setup import understand
 from minillm.worker.device import DeviceMemory, show_bytes
 from minillm.worker.memory import MemoryPlan, most_that_fits, plan_memory

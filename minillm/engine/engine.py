@@ -20,8 +20,8 @@ from minillm.layers.build import LayerBuild
 from minillm.model_config import ModelConfig
 from minillm.models.weights import build_model, load_weights
 from minillm.probe import probe, set_step
+from minillm.quantization.dense import choose_format
 from minillm.quantization.format import OneFormat
-from minillm.quantization.packed import choose_format
 from minillm.request import Request, RequestOutput, SamplingParams
 from minillm.sampling.grammar import Grammars
 from minillm.scheduler.plan import StepPlan, StepResult
