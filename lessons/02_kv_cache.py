@@ -156,7 +156,7 @@ def memory_formula(engine) -> None:
     weights = engine.memory.weights
     lesson.say(
         f"""A request of full length, {engine.config.max_model_len:,} tokens, takes
-        {formula * engine.config.max_model_len / 2**20:.0f} MiB; the whole model takes {weights / 2**20:.0f} MiB. So it
+        {formula * engine.setup.max_model_len / 2**20:.0f} MiB; the whole model takes {weights / 2**20:.0f} MiB. So it
         is the cache that decides how many can be served at once."""
     )
 

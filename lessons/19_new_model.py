@@ -60,7 +60,7 @@ class SecondTry(NanoChatForCausalLM):
 
 
 def main() -> None:
-    from minillm.learn.variant import forgotten, write_checkpoint
+    from minillm.learn.lessons.lesson_19.variant import forgotten, write_checkpoint
 
     with tempfile.TemporaryDirectory() as name, forgotten(NAME):
         folder = Path(name)

@@ -37,7 +37,7 @@ def check(exercise: Either = "") -> None:
     """Test your functions: one, a lesson's, or those of all lessons that you have started."""
     from minillm.learn.check import check
     from minillm.learn.overview import started_tasks
-    from minillm.learn.tasks import choose
+    from minillm.learn.registry import choose
 
     if not check(choose(exercise) if exercise else started_tasks(), _console()):
         raise typer.Exit(1)
@@ -46,8 +46,8 @@ def check(exercise: Either = "") -> None:
 @app.command()
 def watch(lesson: Lesson) -> None:
     """Test a lesson's functions at every save, until Ctrl-C."""
-    from minillm.learn.tasks import choose
-    from minillm.learn.watch import watch
+    from minillm.learn.check import watch
+    from minillm.learn.registry import choose
 
     watch(choose(lesson), _console())
 
@@ -56,7 +56,7 @@ def watch(lesson: Lesson) -> None:
 def hint(exercise: Exercise) -> None:
     """A hint: first a question, then where to look, then the steps. One more each time."""
     from minillm.learn.overview import hint
-    from minillm.learn.tasks import task
+    from minillm.learn.registry import task
 
     hint(task(exercise), _console())
 
@@ -65,7 +65,7 @@ def hint(exercise: Exercise) -> None:
 def diff(exercise: Exercise) -> None:
     """Yours beside the engine's own, and where a run first differs. The list notes that you have looked."""
     from minillm.learn.diff import diff
-    from minillm.learn.tasks import task
+    from minillm.learn.registry import task
 
     diff(task(exercise), _console())
 
@@ -74,7 +74,7 @@ def diff(exercise: Exercise) -> None:
 def race(lesson: Lesson) -> None:
     """Yours against the engine's own: the same tokens, and how many a second?"""
     from minillm.learn.race import race
-    from minillm.learn.tasks import choose
+    from minillm.learn.registry import choose
     from minillm.learn.todo import Todo
 
     try:
@@ -89,8 +89,8 @@ def race(lesson: Lesson) -> None:
 def reset(exercise: Either) -> None:
     """Make an exercise (or all of a lesson) new again; what you wrote is kept beside it."""
     from minillm.learn.home import shown
-    from minillm.learn.reset import reset
-    from minillm.learn.tasks import choose
+    from minillm.learn.registry import choose
+    from minillm.learn.stub import reset
 
     path, kept = reset(choose(exercise))
     _console().print(f"{shown(path)} has {exercise} new" + (f"; it was {shown(kept)}" if kept else ""))

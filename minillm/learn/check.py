@@ -1,4 +1,5 @@
-"""Runs the checkpoint of exercises against the learner's functions, and says in a few lines what came of it.
+"""Runs the checkpoint of exercises against the learner's functions, and says in a few lines what came of it: once, or
+again whenever the learner saves.
 
 The tests are ordinary pytest files in tests/checkpoints: whoever prefers pytest or an editor's test list may run them
 there. A process of its own runs them, so that a check always sees the file as it is now.
@@ -10,6 +11,7 @@ import re
 import subprocess
 import sys
 import tempfile
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from xml.etree import ElementTree
@@ -18,11 +20,12 @@ from rich.console import Console
 from rich.text import Text
 
 from minillm.learn.home import clone, my_file, shown
-from minillm.learn.mine import probes_left_out, read_mine
+from minillm.learn.mine import MineError, probes_left_out, read_mine
 from minillm.learn.progress import Progress
 from minillm.learn.tasks import Task
 
 PATIENCE = 120  # seconds after which a test is taken for a loop that does not end
+INTERVAL = 0.3  # seconds between two looks at the file
 MARKS = {"passed": ("✓", "+", "good"), "failed": ("✗", "x", "warn"), "todo": ("○", "o", "note")}
 
 
@@ -57,6 +60,34 @@ def check(tasks: list[Task], console: Console, fold: bool = False) -> bool:
         hint = f"A hint: python -m minillm learn hint {unwritten[0].id}"
         console.print(Text(f"Still to be written: {names}. {hint}", style="note"), soft_wrap=True)
     return all(progress.done(task.id) for task in tasks)
+
+
+def watch(tasks: list[Task], console: Console, rounds: int | None = None) -> None:
+    """Check now, then at every change of the file, until Ctrl-C or until ``rounds`` checks were made."""
+    path = my_file(tasks[0].number)
+    seen: object = "nothing yet"
+    made = 0
+    while rounds is None or made < rounds:
+        now = _state(path)
+        if now == seen:
+            time.sleep(INTERVAL)
+            continue
+        seen = now
+        try:
+            check(tasks, console, fold=True)
+        except MineError as error:
+            console.print(Text(str(error)), soft_wrap=True)
+        made += 1
+        console.print(Text(f"\nwatching {shown(path)}; Ctrl-C ends\n", style="note"))
+
+
+def _state(path: Path) -> tuple[int, int] | None:
+    """What changes when a file is saved; None while there is none (some editors save by replacing it)."""
+    try:
+        stat = path.stat()
+    except FileNotFoundError:
+        return None
+    return stat.st_mtime_ns, stat.st_size
 
 
 def run_checkpoints(tasks: list[Task]) -> dict[str, list[Outcome]]:

@@ -18,17 +18,12 @@ from rich.text import Text
 from minillm.debug.open_line import fresh_line
 from minillm.debug.views.drawing import Drawing
 from minillm.debug.views.theme import make_console
+from minillm.learn.registry import lessons as places
+from minillm.learn.timing import Bar, each
 from minillm.learn.todo import Todo
-from minillm.learn.waiting import Bar, each
 
 Item = TypeVar("Item")
 
-# What the lesson of that number turns on stays off before it.
-OFF_UNTIL: dict[int, dict[str, Any]] = {
-    6: {"prefix_cache": "none"},
-    9: {"enforce_eager": True},
-    10: {"async_scheduling": False},
-}
 GPU_SHARE = 0.25  # of its memory, for each engine: some lessons hold three of them
 
 
@@ -103,7 +98,7 @@ class Lesson:
         """With --mine: the learner's functions, for as long as the lesson runs."""
         if not self.options.mine:
             return nullcontext()
-        from minillm.learn.lesson_mine import lesson_on_mine
+        from minillm.learn.swap import lesson_on_mine
 
         return lesson_on_mine(f"{self.number:02}", self.say)
 
@@ -134,9 +129,9 @@ class Lesson:
         """Settings that keep off what later lessons turn on; and a part of the GPU, for lessons compare engines."""
         import torch
 
-        later = [settings for number, settings in OFF_UNTIL.items() if number > self.number]
         share = {"gpu_memory_utilization": GPU_SHARE} if torch.cuda.is_available() else {}
-        return share | {name: value for settings in later for name, value in settings.items()}
+        later = [place for number, place in places().items() if number > self.number]
+        return share | {name: value for place in later for name, value in place.off_before.items()}
 
     def part(self, title: str) -> None:
         """Begin the next part. With --step, wait for Enter first."""

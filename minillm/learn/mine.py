@@ -11,8 +11,9 @@ from types import CellType, FunctionType, ModuleType
 from typing import Any
 
 from minillm.learn.home import my_file, shown
+from minillm.learn.registry import lesson_tasks
 from minillm.learn.source import Source, definition, probe_lines
-from minillm.learn.tasks import Task, lesson_tasks
+from minillm.learn.tasks import Task
 
 
 class MineError(ValueError):

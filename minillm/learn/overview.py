@@ -8,8 +8,9 @@ from rich.text import Text
 from minillm.learn.home import my_file, shown
 from minillm.learn.mine import MineError, read_mine
 from minillm.learn.progress import Progress
+from minillm.learn.registry import lesson_tasks, tasks
 from minillm.learn.stub import is_stub
-from minillm.learn.tasks import Task, lesson_tasks, tasks
+from minillm.learn.tasks import Task
 
 
 def overview(console: Console) -> None:

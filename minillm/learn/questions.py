@@ -1,101 +1,67 @@
-"""What the quiz asks: questions.yaml as `Question`s, and how each is told from others: by its moment and its answer.
+"""A question of the quiz, what is typed as its answer, and how an answer is shown."""
 
-A moment gets the event at which a question might be asked. It gives the facts that the text mentions, or None if this
-is no good moment. An answer gets the facts and a later event, and reads from it what the engine did; None: not yet.
-Events hold live objects, so facts are copies.
-"""
-
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import lru_cache
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from minillm.config import EngineConfig
-from minillm.probe import Event
-from minillm.scheduler.scheduler import Scheduler
+if TYPE_CHECKING:
+    from minillm.config import EngineConfig
+    from minillm.learn.moments import Facts
+    from minillm.probe import Event
+    from minillm.scheduler.scheduler import Scheduler
 
-Facts = dict[str, Any]
-Moment = Callable[[Event, Scheduler], Facts | None]
-Answer = Callable[[Facts, Event, Scheduler], int | bool | str | None]
+    Moment = Callable[[Event, Scheduler], Facts | None]
+    Answer = Callable[[Facts, Event, Scheduler], int | bool | str | None]
 
-ENGINES: dict[str, Callable[[EngineConfig], bool]] = {
-    "any": lambda config: True,
-    "static": lambda config: config.batching == "static",
-    "continuous": lambda config: config.batching == "continuous",
-    "small_budget": lambda config: config.enable_chunked_prefill and config.max_num_batched_tokens < 1024,
-    "lpm": lambda config: config.scheduling_policy == "lpm",
-    "few_pages": lambda config: config.num_pages is not None,
-    "ahead": lambda config: config.async_scheduling is True,
-    "ahead_small": lambda config: config.async_scheduling is True and (config.max_cached_tokens or 0) <= 1024,
-    "replays": lambda config: config.enforce_eager is False and config.max_num_seqs > 2,
+WHAT = {
+    "number": "a number",
+    "yes or no": "yes or no",
+    "letter": "a request's letter",
 }
+KEYS = "Enter alone skips, ? shows a hint."
 
 
 @dataclass(frozen=True)
 class Question:
-    """One thing to predict: where it is asked and checked (probes), in which words, and which engine it is about."""
+    """One thing to predict.
+
+    ask_at, moment: the probe at which it is asked, if this is a good moment. check_at, answer: the probe at which the
+        engine shows the answer, and who reads it there. fits: which of the lesson's engines it is about; the first
+        that fits, and no other. kind: a key of WHAT. text, hint, why: in words, with the moment's facts filled in.
+    """
 
     name: str
-    lesson: int
-    engine: str
+    fits: "Callable[[EngineConfig], bool]"
     ask_at: str
-    moment: Moment
+    moment: "Moment"
     check_at: str
-    answer: Answer
+    answer: "Answer"
     kind: str
     text: str
     hint: str
     why: str
 
-    def fits(self, config: EngineConfig) -> bool:
-        return ENGINES[self.engine](config)
+    @classmethod
+    def read(cls, entry: dict[str, Any], functions: Mapping[str, Any]) -> "Question":
+        """An entry of questions.yaml: ``ask: [probe, moment]``, ``check: [probe, answer]``, ``engine: function``."""
+        given = {"engine": "any_engine", **entry}
+        (ask_at, moment), (check_at, answer) = given.pop("ask"), given.pop("check")
+        fits, moment, answer = (functions[name] for name in (given.pop("engine"), moment, answer))
+        return cls(fits=fits, ask_at=ask_at, moment=moment, check_at=check_at, answer=answer, **given)
 
 
-@lru_cache
-def questions() -> tuple[Question, ...]:
-    """All of them, in the file's order."""
-    import yaml
+def understood(typed: str, kind: str) -> int | bool | str | None:
+    """What was typed, as an answer of this kind; None if it is none."""
+    word = typed.lower()
+    if kind == "number":
+        digits = word.replace(",", "").replace("_", "")
+        return int(digits) if digits.isascii() and digits.isdigit() and len(digits) < 20 else None
+    if kind == "letter":
+        return word.upper() if word.isascii() and word.isalpha() and len(word) < 3 else None
+    return {"yes": True, "y": True, "true": True, "no": False, "n": False, "false": False}.get(word)
 
-    from minillm.learn import (
-        answers,
-        moments,
-        moments_experts,
-        moments_graphs,
-        moments_kernels,
-        moments_model,
-        moments_overlap,
-        moments_prefix,
-        moments_profile,
-        moments_sampling,
-        moments_traffic,
-    )
 
-    at_moments: dict[str, Any] = {}
-    for module in (
-        moments,
-        moments_traffic,
-        moments_prefix,
-        moments_sampling,
-        moments_kernels,
-        moments_graphs,
-        moments_overlap,
-        moments_profile,
-        moments_experts,
-        moments_model,
-    ):
-        at_moments |= vars(module)
-
-    listed = yaml.safe_load(Path(__file__).with_name("questions.yaml").read_text(encoding="utf-8"))
-    return tuple(
-        Question(
-            engine=entry.pop("engine", "any"),
-            ask_at=ask_at,
-            moment=at_moments[moment],
-            check_at=check_at,
-            answer=getattr(answers, answer),
-            **entry,
-        )
-        for entry in listed
-        for (ask_at, moment), (check_at, answer) in [(entry.pop("ask"), entry.pop("check"))]
-    )
+def shown(answer: int | bool | str) -> str:
+    if isinstance(answer, bool):
+        return "yes" if answer else "no"
+    return f"{answer:,}" if isinstance(answer, int) else answer

@@ -10,9 +10,10 @@ from rich.console import Console
 from rich.text import Text
 
 from minillm.debug.open_line import fresh_line
+from minillm.learn.moments import Facts
 from minillm.learn.progress import Progress
-from minillm.learn.questions import Facts, Question, questions
-from minillm.learn.typed import KEYS, WHAT, from_terminal, shown, understood
+from minillm.learn.questions import KEYS, WHAT, Question, shown, understood
+from minillm.learn.registry import lesson as place_of
 from minillm.probe import Event, Listener, listen
 from minillm.scheduler.scheduler import Scheduler
 
@@ -29,8 +30,8 @@ class Quiz:
     def __init__(self, lesson: int, console: Console) -> None:
         self.lesson, self.console = lesson, console
         self.right = self.asked = self.skipped = 0
-        self._left = [question for question in questions() if question.lesson == lesson]
-        self._engines: dict[str, Scheduler] = {}  # the question's word for an engine -> the one it is
+        self._left = list(place_of(lesson).questions)
+        self._engines: dict[Any, Scheduler] = {}  # which engine a question is about (its `fits`) -> the one it is
         self._scheduler: Scheduler | None = None  # whose step it is
         self._open: tuple[Question, Facts, Any] | None = None
         self.listener: Listener | None = None
@@ -56,9 +57,9 @@ class Quiz:
             self.listener.close()  # what the lesson measures later is not slowed down
 
     def _ask(self, question: Question, event: Event, scheduler: Scheduler) -> None:
-        if question.engine not in self._engines and question.fits(scheduler.config):
-            self._engines[question.engine] = scheduler
-        if self._engines.get(question.engine) is not scheduler:
+        if question.fits not in self._engines and question.fits(scheduler.config):
+            self._engines[question.fits] = scheduler
+        if self._engines.get(question.fits) is not scheduler:
             return
         facts = question.moment(event, scheduler)
         if facts is None:
@@ -83,7 +84,7 @@ class Quiz:
                 self._left.clear()
                 self._over = True
                 return None
-            if not from_terminal():
+            if not (sys.stdin and sys.stdin.isatty()):
                 self.console.print(Text(typed))
             if not typed:
                 return None
@@ -99,7 +100,7 @@ class Quiz:
         if self._open is None:
             return
         question, facts, answer = self._open
-        if event.name != question.check_at or scheduler is not self._engines[question.engine]:
+        if event.name != question.check_at or scheduler is not self._engines[question.fits]:
             return
         truth = question.answer(facts, event, scheduler)
         if truth is None:

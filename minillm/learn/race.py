@@ -10,9 +10,8 @@ from minillm.learn.home import my_file
 from minillm.learn.mine import MineError, blame, read_mine, written
 from minillm.learn.swap import mine, plain_kernels
 from minillm.learn.tasks import Task
-from minillm.learn.timing import time_steps
+from minillm.learn.timing import Bar, time_steps
 from minillm.learn.todo import Todo
-from minillm.learn.waiting import Bar
 
 ROUNDS = 3  # the median counts; the two sides take turns
 

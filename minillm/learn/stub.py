@@ -12,8 +12,11 @@ from pathlib import Path
 from textwrap import dedent, indent
 
 from minillm.learn.home import my_file
+from minillm.learn.mine import MineError, read_mine
+from minillm.learn.progress import Progress
+from minillm.learn.registry import lesson_tasks
 from minillm.learn.source import Function, Source, imports, stub
-from minillm.learn.tasks import Task, lesson_tasks
+from minillm.learn.tasks import Task
 
 HEADER = '''\
 """Lesson {number}, {title}: {count} of the engine's functions, to be written here.
@@ -57,6 +60,35 @@ def start(number: str) -> tuple[Path, bool]:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(exercise(tasks), encoding="utf-8")
     return path, True
+
+
+def reset(tasks: list[Task]) -> tuple[Path, Path | None]:
+    """Make these tasks new again, which are of one lesson. What the learner wrote stays beside the file, as it was.
+
+    The file, and the copy of what it was (None if nothing was).
+    """
+    number = tasks[0].number
+    path, kept = my_file(number), None
+    if path.exists():
+        taken = len(list(path.parent.glob(f"{path.stem}.before*.py")))
+        kept = path.with_name(f"{path.stem}.before{taken + 1}.py")
+        kept.write_bytes(path.read_bytes())
+    if tasks == lesson_tasks(number) or kept is None:
+        text = exercise(lesson_tasks(number))
+    else:
+        try:
+            text = read_mine(number).text
+        except MineError as error:
+            raise MineError(f"{error}\nmend that first, or reset the whole lesson: learn reset {number}") from None
+        for task in tasks:
+            text = put_stub(text, task)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text, encoding="utf-8")
+    progress = Progress()
+    for task in tasks:
+        progress.forget(task.id, "done", "hints")  # what was seen stays seen
+    progress.save()
+    return path, kept
 
 
 def _section(task: Task, function: str) -> str:

@@ -13,14 +13,16 @@ swapped in, ``"auto"`` therefore means the plain kernels in torch, and attention
 import importlib
 import os
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from types import ModuleType
 from typing import Any
 
-from minillm.learn.home import my_folder
-from minillm.learn.mine import functions_of, load
-from minillm.learn.tasks import Task, task
+from minillm.learn.home import my_file, my_folder, shown
+from minillm.learn.mine import MineError, blame, functions_of, load, probes_left_out, read_mine, written
+from minillm.learn.registry import lesson_tasks, task
+from minillm.learn.tasks import Task
+from minillm.learn.todo import Todo
 
 PLAIN = {"kernels": "torch", "attention_backend": "reference"}  # the settings that every exercise is run with
 VARIABLE = "MINILLM_MINE"  # ids of the tasks that child processes swap in: "3.1,3.2"
@@ -36,6 +38,44 @@ def mine(tasks: Iterable[Task]) -> Iterator[None]:
         functions |= functions_of(load(number), [one for one in tasks if one.number == number])
     with swapped(functions), _told_to_children(tasks):
         yield
+
+
+@contextmanager
+def lesson_on_mine(number: str, say: Callable[[str], None]) -> Iterator[None]:
+    """``--mine``: inside, the lesson's functions are the learner's, as far as they are written; a `Todo` if none is.
+
+    What goes wrong in them is a MineError with file and line.
+    """
+    tasks = lesson_tasks(number)
+    source, path = read_mine(tasks[0].number), my_file(tasks[0].number)
+    yours = written(source, tasks)
+    if not yours:
+        raise Todo(tasks[0].id)
+    left_out = list(probes_left_out(source, yours))
+    say(f"The engine runs on your own {_names(yours)} from {shown(path)}, with plain torch kernels.")
+    if others := [one for one in tasks if one not in yours]:
+        say(f"Still the engine's own, because you have not written them yet: {_names(others)}.")
+    for one, probe in left_out:
+        say(f"Your {one.qualname} has no probe {probe!r}: what the lesson shows of it will be missing.")
+    with mine(yours):
+        try:
+            yield
+        except (Todo, KeyboardInterrupt):
+            raise
+        except Exception as error:
+            text = blame(error, path)
+            if not text.startswith(shown(path)):  # it went wrong somewhere else
+                text = f"{text}\n{_elsewhere(number, bool(left_out))}"
+            raise MineError(text) from error
+
+
+def _names(tasks: list[Task]) -> str:
+    return ", ".join(task.qualname for task in tasks)
+
+
+def _elsewhere(number: str, probes_are_missing: bool) -> str:
+    probes = "The lesson looks through probes that are missing (see above). " if probes_are_missing else ""
+    return f"{probes}Are your functions right? python -m minillm learn check {number}"
 
 
 @contextmanager
@@ -66,12 +106,12 @@ def swapped(functions: dict[str, Any]) -> Iterator[None]:
 @contextmanager
 def plain_kernels() -> Iterator[None]:
     """Inside, kernels="auto" means torch's; attention_backend="auto" then means the reference."""
-    from minillm.kernels.choose import choose_kernels
+    from minillm.worker.platform import choose_kernels
 
     def choose_plain(name: str, device: Any, dtype: Any) -> Any:
         return choose_kernels("torch" if name == "auto" else name, device, dtype)
 
-    with _put("minillm.kernels.choose:choose_kernels", choose_plain):
+    with _put("minillm.worker.platform:choose_kernels", choose_plain):
         yield
 
 

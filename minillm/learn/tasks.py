@@ -1,11 +1,6 @@
-"""The exercises: what there is to write, which test checks it, and what may be told about it.
-
-The manifest is data, in tasks.yaml beside this file. Nothing of the engine is imported here.
-"""
+"""An exercise: what there is to write, which test checks it, what may be told about it; and mistakes made in it."""
 
 from dataclasses import dataclass
-from functools import lru_cache
-from pathlib import Path
 from typing import Any
 
 
@@ -15,7 +10,8 @@ class Task:
 
     id: "3.1". lesson: "03_paged_attention". target: ``module:name`` or ``module:Class.name``. test: the class of its
         tests in the lesson's checkpoint. hints: a question, a pointer, the steps. probes: where to watch it run.
-        model, settings: an engine that calls the function, for `diff` and `race`.
+        model, settings: an engine that calls the function, for `diff` and `race`. A model that is to be made first is
+        ``module:function``, the module seen from the lesson's folder.
     """
 
     id: str
@@ -27,6 +23,16 @@ class Task:
     probes: tuple[str, ...]
     model: str = "nano-llama"
     settings: tuple[tuple[str, Any], ...] = ()
+
+    @classmethod
+    def read(cls, lesson: str, entry: dict[str, Any]) -> "Task":
+        """An entry of tasks.yaml."""
+        given = {"model": "nano-llama", **entry, "lesson": lesson, "probes": tuple(entry["probes"])}
+        given["hints"] = tuple(hint.rstrip() for hint in entry["hints"])
+        given["settings"] = tuple(entry.get("settings", {}).items())
+        if ":" in given["model"]:
+            given["model"] = f"minillm.learn.lessons.lesson_{lesson[:2]}.{given['model']}"
+        return cls(**given)
 
     @property
     def number(self) -> str:
@@ -65,40 +71,13 @@ class Task:
         return self.module.replace(".", "/") + ".py"
 
 
-@lru_cache(maxsize=1)
-def tasks() -> dict[str, Task]:
-    """Every task by its id, in order."""
-    import yaml
+@dataclass(frozen=True)
+class Mistake:
+    """A mistake that people make: in the engine's own function of a task, ``old`` becomes ``new``. One of the task's
+    tests then fails, and ``says`` is a part of what the learner reads."""
 
-    text = Path(__file__).with_name("tasks.yaml").read_text(encoding="utf-8")
-    found = [_task(lesson["lesson"], entry) for lesson in yaml.safe_load(text) for entry in lesson["tasks"]]
-    return {task.id: task for task in found}
-
-
-def _task(lesson: str, entry: dict[str, Any]) -> Task:
-    hints = tuple(hint.rstrip() for hint in entry.pop("hints"))
-    settings = tuple(entry.pop("settings", {}).items())
-    return Task(lesson=lesson, hints=hints, probes=tuple(entry.pop("probes")), settings=settings, **entry)
-
-
-def task(id: str) -> Task:
-    """One task. ValueError lists all if there is none of that id."""
-    if id not in tasks():
-        listed = "\n".join(f"  {task.id}  {task.title}" for task in tasks().values())
-        raise ValueError(f"there is no exercise {id!r}; there are\n{listed}")
-    return tasks()[id]
-
-
-def lesson_tasks(number: str) -> list[Task]:
-    """The tasks of lesson "3" or "03". ValueError lists the lessons that have any."""
-    found = [task for task in tasks().values() if task.number == number.zfill(2)]
-    if not found:
-        lessons = dict.fromkeys(task.lesson for task in tasks().values())
-        listed = "\n".join(f"  {lesson[:2]}  {lesson[3:].replace('_', ' ')}" for lesson in lessons)
-        raise ValueError(f"lesson {number!r} has no exercises; these have\n{listed}")
-    return found
-
-
-def choose(wanted: str) -> list[Task]:
-    """What "3.1" or "03" stands for."""
-    return [task(wanted)] if "." in wanted else lesson_tasks(wanted)
+    task: str
+    name: str
+    old: str
+    new: str
+    says: str

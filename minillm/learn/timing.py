@@ -1,12 +1,21 @@
-"""The stop-watch of the lessons and of ``learn race``."""
+"""How lessons and ``learn race`` measure: a stop-watch, and a bar that says how far a measurement is."""
 
+import os
+import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
+from typing import TYPE_CHECKING, TypeVar
 
-from minillm.engine.engine import Engine
+from minillm.debug.open_line import ERASE, fresh_line, is_terminal, leave_open
+
+if TYPE_CHECKING:
+    from minillm.engine.engine import Engine
+
+WIDTH = 20  # characters of the bar
+Item = TypeVar("Item")
 
 
-def time_steps(engine: Engine, after_each: Callable[[], None] | None = None) -> tuple[list[float], int]:
+def time_steps(engine: "Engine", after_each: Callable[[], None] | None = None) -> tuple[list[float], int]:
     """Step until all requests have ended: the seconds of each step, and how many tokens the steps were asked for.
 
     A step is asked for all that is pending, and computes just that where no budget cuts a prompt.
@@ -22,3 +31,48 @@ def time_steps(engine: Engine, after_each: Callable[[], None] | None = None) -> 
         if after_each:
             after_each()
     return seconds, tokens
+
+
+class Bar:
+    """``with Bar("timing steps", total=160, shown=True) as bar: ... bar.move()``: on stderr, gone when that is done.
+
+    Only where a person looks: in a terminal, and not with --plain. It moves between two measurements and never during
+    one, so that it takes no time from what is measured.
+    """
+
+    def __init__(self, what: str, total: int, shown: bool = True) -> None:
+        self.what, self.total = what, total
+        self.shown = shown and is_terminal(sys.stderr) and os.environ.get("TERM") != "dumb"
+        self.done = 0
+
+    def __enter__(self) -> "Bar":
+        self._draw()
+        return self
+
+    def __exit__(self, *_exc: object) -> None:
+        if self.shown:
+            fresh_line(sys.stderr)
+
+    def move(self) -> None:
+        """One more is done."""
+        self.done += 1
+        if self.done * WIDTH // self.total != (self.done - 1) * WIDTH // self.total or self.total < 2 * WIDTH:
+            self._draw()
+
+    def _draw(self) -> None:
+        if not self.shown:
+            return
+        filled = WIDTH * self.done // self.total
+        fresh_line(sys.stderr)
+        line = f"  [{'=' * filled}{' ' * (WIDTH - filled)}] {self.what}: {self.done} of {self.total}"
+        print(line[:78], end="", file=sys.stderr, flush=True)
+        leave_open(ERASE, sys.stderr)
+
+
+def each(items: Iterable[Item], what: str, shown: bool = True) -> Iterator[Item]:
+    """The items one by one, and a bar that counts them."""
+    known = list(items)
+    with Bar(what, len(known), shown) as bar:
+        for item in known:
+            yield item
+            bar.move()

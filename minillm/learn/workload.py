@@ -1,10 +1,12 @@
 """A small workload that brings every exercise's function to work, for `diff` and `race`."""
 
+from importlib import import_module
 from typing import Any
 
 from minillm.engine.engine import Engine
 from minillm.learn.example import running_example
 from minillm.learn.swap import PLAIN
+from minillm.llm import LLM
 from minillm.request import Request, SamplingParams
 
 # Small pages and few of them, a small budget: prompts come in chunks, requests grow over pages, wait, are preempted.
@@ -13,13 +15,12 @@ ROOMY = {"num_pages": 256, "max_model_len": 512}
 
 
 def make_engine(model: str = "nano-llama", **settings: Any) -> Engine:
-    from minillm import LLM
-    from minillm.learn.variant import MODEL, made
-
-    model = made() if model == MODEL else model
+    """An engine on this model, which may be a task's ``module:function`` that makes one."""
+    module, _, maker = model.partition(":")
+    model = getattr(import_module(module), maker)() if maker else model
     engine = LLM(model, **{**PLAIN, **settings}).engine
     if engine.overlap:
-        engine.overlap.device = engine.runner  # no thread: two runs that are compared must go in one order
+        engine.worker.device = engine.runner  # no thread: two runs that are compared must go in one order
     return engine
 
 

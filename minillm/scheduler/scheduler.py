@@ -258,7 +258,7 @@ class Scheduler:
         if match.pages:
             probe.on and probe("radix.match", request=request, pages=match.pages, node=match.node, cache=self.cache)
             self.cache.lock(match.node)
-        elif self.config.prefix_cache == "none":
+        elif not self.config.shares_prefixes:
             match.pages = self._pages_of_leader(request, known)
         self.pool.share(match.pages)
         request.pages, request.node = match.pages, match.node

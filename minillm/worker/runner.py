@@ -10,17 +10,16 @@ from torch import Tensor, nn
 
 from minillm.attention.backend import AttentionBackend
 from minillm.attention.batch import ForwardBatch
-from minillm.config import EngineConfig
-from minillm.kernels.torch.kernels import TorchKernels
 from minillm.kvcache.pages import pages_for
 from minillm.kvcache.storage import KVCache
-from minillm.layers.moe import MixtureOfExperts
-from minillm.probe import attached, probe
+from minillm.probe import probe
 from minillm.request import Candidate
 from minillm.sampling.logprobs import AskedLogprobs, TopLogprobs
 from minillm.sampling.sampler import sample_in_parts
 from minillm.sampling.state import DRAWS, SamplingState
 from minillm.scheduler.plan import PlanRow, StepPlan, StepResult
+from minillm.setup import Setup
+from minillm.worker.platform import Platform
 
 if TYPE_CHECKING:
     from minillm.worker.graphs import DecodeGraphs
@@ -74,36 +73,36 @@ class ModelRunner:
 
     def __init__(
         self,
-        config: EngineConfig,
+        setup: Setup,
+        platform: Platform,
         model: nn.Module,
         kv_cache: KVCache,
         backend: AttentionBackend,
-        device: torch.device,
         seats: int | None = None,
     ) -> None:
-        assert config.max_model_len is not None
-        self.model, self.kv_cache, self.backend, self.device = model, kv_cache, backend, device
-        seats = seats or min(config.max_num_seqs, kv_cache.num_pages)  # as the scheduler has them
-        self.page_table = np.zeros((seats, pages_for(config.max_model_len, kv_cache.page_size)), dtype=np.int64)
-        self.sampling = SamplingState(seats, model.config.vocab_size, device)  # type: ignore[union-attr, arg-type]
+        self.setup, self.platform, self.device = setup, platform, setup.device
+        self.model, self.kv_cache, self.backend = model, kv_cache, backend
+        seats = seats or min(setup.config.max_num_seqs, kv_cache.num_pages)  # as the scheduler has them
+        self.page_table = np.zeros((seats, pages_for(setup.max_model_len, kv_cache.page_size)), dtype=np.int64)
+        self.sampling = SamplingState(seats, model.config.vocab_size, self.device)  # type: ignore[union-attr, arg-type]
         # What was sampled last, by seat, and one more seat that is nobody's.
-        self.last_tokens = torch.zeros(seats + 1, dtype=torch.int64, device=device)
-        pinned = device.type == "cuda"
+        self.last_tokens = torch.zeros(seats + 1, dtype=torch.int64, device=self.device)
+        pinned = self.device.type == "cuda"
         self._inbox = [torch.zeros(seats, dtype=torch.int64, pin_memory=pinned) for _ in range(2)]
-        self.draws_fast = False  # whether a kernel samples where nobody asks for more than a temperature
+        self.fast_sampler = platform.fast_sampler  # for steps in which nobody asks for more than a temperature
         self.graphs: DecodeGraphs | None = None
         self._table_on_device: Tensor | None = None  # the page table, where graphs read it
 
-    def record_graphs(self, most: int, kernels: TorchKernels) -> None:
-        """From now on, replay decode steps of up to ``most`` requests."""
+    def record_graphs(self) -> None:
+        """From now on, replay decode steps of as many requests as may run."""
         from minillm.worker.graphs import DecodeGraphs
 
         seats, pages = self.page_table.shape
         kind = torch.int32 if self.device.type == "cuda" else torch.int64  # as the attention kernels read it
         self._table_on_device = torch.zeros(seats + 1, pages, dtype=kind, device=self.device)
-        most = min(most, seats, self.backend.most_fixed_rows(pages, self.kv_cache))
+        most = min(self.setup.config.max_num_seqs, seats, self.backend.most_fixed_rows(pages, self.kv_cache))
         self.graphs = DecodeGraphs(
-            self.model, self.kv_cache, self.backend, kernels, self.last_tokens, self._table_on_device, most
+            self.model, self.kv_cache, self.backend, self.platform, self.last_tokens, self._table_on_device, most
         )
         self.graphs.record()
 
@@ -174,13 +173,10 @@ class ModelRunner:
         """``logits [R, V]`` of the rows that sample -> the next token of each, under way to the host."""
         settings = self.sampling.batch(samplers, seats, launched.plan.masks)
         asked = None if settings is None else self.sampling.asked_logprobs(logits, seats)  # before they are changed
-        fast = self.draws_fast and settings is not None and settings.plain
-        if fast:
-            from minillm.kernels.triton.sampling import sample_rows
-
+        if self.fast_sampler is not None and settings is not None and settings.plain:
             state, positions = self.sampling, np.array([row.start + row.count for row in samplers])
             arrays = state.temperature[seats], state.seeds[seats], positions
-            tokens = sample_rows(logits, *map(self._tensor, arrays))
+            tokens = self.fast_sampler(logits, *map(self._tensor, arrays))
         else:
             logits = logits.float()  # [R, V]
             tokens = sample_in_parts(logits, settings)
@@ -277,25 +273,6 @@ class ModelRunner:
         """On the device. Only from pinned memory does a large copy not wait for all that the GPU has to do before."""
         tensor = torch.from_numpy(array)
         return tensor if self.device.type == "cpu" else tensor.pin_memory().to(self.device, non_blocking=True)
-
-
-def why_eager(config: EngineConfig, model: nn.Module, backend: AttentionBackend, device: torch.device) -> str | None:
-    """Why decode steps are not replayed from recordings; None if they are."""
-    if config.enforce_eager is True:
-        return "asked for"
-    if device.type not in backend.recordable:
-        return f"attention_backend {backend.name!r} works some of it out on the host"
-    if any(isinstance(module, MixtureOfExperts) for module in model.modules()):
-        return "a mixture of experts works out on the host which experts run"
-    if config.enforce_eager is False:
-        return None
-    if device.type != "cuda":
-        return f"on a {device.type} little is saved; enforce_eager=False records all the same"
-    if probe.on:
-        return "somebody listens to the probes, and a graph replays past them"
-    if attached():
-        return "a debugger is attached, and sees nothing of a replay"
-    return None
 
 
 def slot_mapping(page_table: np.ndarray, seats: np.ndarray, positions: np.ndarray, page_size: int) -> np.ndarray:

@@ -22,6 +22,7 @@ from minillm.kernels.torch.kernels import TorchKernels
 from minillm.kvcache.storage import KVCache
 from minillm.model_config import ModelConfig
 from minillm.probe import listen
+from minillm.setup import Setup
 
 CPU = torch.device("cpu")
 PLAIN = {"kernels": "torch", "attention_backend": "reference"}
@@ -137,9 +138,9 @@ def test_an_engine_gives_the_tokens_of_the_reference(
 
 
 def test_pages_are_as_large_as_the_package_wants_them_unless_said_otherwise() -> None:
-    assert EngineConfig().page_size == EngineConfig(page_size="auto").page_size == 16
-    assert EngineConfig(attention_backend="flash").page_size == 256
-    assert EngineConfig(attention_backend="flash", page_size=512).page_size == 512
+    assert Setup.of(EngineConfig()).page_size == Setup.of(EngineConfig(page_size=16)).page_size == 16
+    assert Setup.of(EngineConfig(attention_backend="flash")).page_size == 256
+    assert Setup.of(EngineConfig(attention_backend="flash", page_size=512)).page_size == 512
 
 
 def test_an_engine_without_cuda_refuses_it_by_name(tmp_path: Path) -> None:

@@ -1,6 +1,6 @@
 """The checkpoints test the learner's functions where there are some, and the engine's own where there are none.
 
-Each class tests one exercise (minillm/learn/tasks.yaml says which). Its tests run with that one function swapped in,
+Each class tests one exercise (the lesson's tasks.yaml says which). Its tests run with that one function swapped in,
 all others are the engine's. A function that is still to be written skips its tests, and the skip says how to get a
 hint.
 """
@@ -11,7 +11,8 @@ import pytest
 
 from minillm.learn.home import my_file
 from minillm.learn.mine import MineError
-from minillm.learn.tasks import Task, tasks
+from minillm.learn.registry import tasks
+from minillm.learn.tasks import Task
 from minillm.learn.todo import Todo
 
 

@@ -8,26 +8,22 @@ import importlib.util
 import re
 from collections.abc import Iterator
 from functools import cache
-from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import pytest
-import yaml
 from tiny import Oracle
 
 from minillm.learn.home import clone
 from minillm.learn.mine import functions_of, load
+from minillm.learn.registry import lessons, tasks
 from minillm.learn.source import Source, definition
 from minillm.learn.stub import exercise, is_stub
 from minillm.learn.swap import plain_kernels, swapped
-from minillm.learn.tasks import Task, tasks
+from minillm.learn.tasks import Mistake, Task
 from minillm.learn.todo import Todo
 
-HERE = Path(__file__).resolve().parent
-MISTAKES: list[dict[str, str]] = [
-    mistake for path in sorted((HERE / "mistakes").glob("*.yaml")) for mistake in yaml.safe_load(path.read_text())
-]
+MISTAKES = [mistake for place in lessons().values() for mistake in place.mistakes]
 every_task = pytest.mark.parametrize("task", tasks().values(), ids=lambda task: task.id)
 
 
@@ -78,24 +74,24 @@ def test_every_test_of_a_fresh_stub_skips(task: Task, oracle: Oracle) -> None:
 
 @every_task
 def test_every_task_has_mistakes_and_an_engine_test(task: Task) -> None:
-    assert sum(mistake["task"] == task.id for mistake in MISTAKES) >= 3
+    assert sum(mistake.task == task.id for mistake in MISTAKES) >= 3
     tests = vars(getattr(checkpoint(task), task.test))
     assert any("the_engine" in name for name in tests)
 
 
-@pytest.mark.parametrize("mistake", MISTAKES, ids=lambda mistake: f"{mistake['task']}-{mistake['name']}")
-def test_a_planted_mistake_is_caught(mistake: dict[str, str], oracle: Oracle, record_property: Any) -> None:
-    task = tasks()[mistake["task"]]
+@pytest.mark.parametrize("mistake", MISTAKES, ids=lambda mistake: f"{mistake.task}-{mistake.name}")
+def test_a_planted_mistake_is_caught(mistake: Mistake, oracle: Oracle, record_property: Any) -> None:
+    task = tasks()[mistake.task]
     reference = definition(task)
-    assert reference.count(mistake["old"]) >= 1, f"{task.target} has no {mistake['old']!r} any more"
-    wrong = reference.replace(mistake["old"], mistake["new"])
+    assert reference.count(mistake.old) >= 1, f"{task.target} has no {mistake.old!r} any more"
+    wrong = reference.replace(mistake.old, mistake.new)
     assert wrong != reference
     for name, error in outcomes(task, oracle, wrong):
         if error is not None:
             said = f"{type(error).__name__}: {error}"
             record_property("caught_by", name)
             assert not isinstance(error, Todo | NameError | SyntaxError), said
-            assert mistake["says"] in said, said
+            assert mistake.says in said, said
             words = r"token|tensor|plan|page|request|slot|head|number|seat|budget|temperature|top_"
             assert re.search(words, said) or not isinstance(error, AssertionError), said
             return

@@ -15,7 +15,7 @@ from minillm.diagnose.compare import Comparison, compare
 from minillm.diagnose.compare_view import draw_brief
 from minillm.layers.activation import Activation
 from minillm.layers.build import LayerBuild
-from minillm.learn.variant import ARCHITECTURE, forgotten
+from minillm.learn.lessons.lesson_19.variant import ARCHITECTURE, forgotten
 from minillm.model_config import ModelConfig
 from minillm.models import registry
 from minillm.models.llama import LlamaForCausalLM

@@ -66,7 +66,7 @@ def test_replayed_steps_give_the_same_tokens(oracle: Oracle, kind: str, ahead: b
     settings = {**SMALL, **KINDS[kind], "async_scheduling": ahead}
     eager = run_jobs(make_engine(oracle.folder, **settings, enforce_eager=True), jobs())
     engine = make_engine(oracle.folder, **settings, enforce_eager=False)
-    assert engine.eager is None and list(engine.runner.graphs.recorded) == [8, 4, 2, 1]
+    assert engine.worker.eager is None and list(engine.runner.graphs.recorded) == [8, 4, 2, 1]
     sizes = set()
     with listen("graph.replay", lambda event: sizes.add((event.count, event.size))):
         run = run_jobs(engine, jobs())
@@ -84,7 +84,7 @@ def test_other_architectures(tmp_path: Path, name: str) -> None:
         settings = {**SMALL, **KINDS[kind]}
         eager = run_jobs(make_engine(tmp_path, **settings, enforce_eager=True), jobs())
         engine = make_engine(tmp_path, **settings, enforce_eager=False)
-        assert engine.eager is None
+        assert engine.worker.eager is None
         run = run_jobs(engine, jobs())
         assert all(run.tokens(index) == eager.tokens(index) for index in range(len(jobs()))), kind
 
@@ -139,15 +139,15 @@ def test_why_not_is_said(oracle: Oracle, settings: dict[str, Any], why: str | No
     said = []
     with listen("graph.choose", lambda event: said.append(event.eager)):
         engine = make_engine(oracle.folder, **SMALL, **settings)
-    assert said == [engine.eager]
-    assert engine.eager is None if why is None else engine.eager.startswith(why)
+    assert said == [engine.worker.eager]
+    assert engine.worker.eager is None if why is None else engine.worker.eager.startswith(why)
     assert (engine.runner.graphs is None) == (why is not None)
 
 
 def test_a_mixture_of_experts_says_why_not(tmp_path: Path) -> None:
     make_moe(tmp_path, num_hidden_layers=1)
     engine = make_engine(tmp_path, **SMALL, enforce_eager=False)
-    assert engine.eager.startswith("a mixture of experts") and engine.runner.graphs is None
+    assert engine.worker.eager.startswith("a mixture of experts") and engine.runner.graphs is None
 
 
 def test_who_listens_in_vain_is_told_once(oracle: Oracle) -> None:

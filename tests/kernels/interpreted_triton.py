@@ -16,7 +16,6 @@ from minillm.attention import triton as attention
 from minillm.attention.backend import choose_backend
 from minillm.attention.batch import ForwardBatch
 from minillm.debug.catalogue import catalogue, locations
-from minillm.kernels.choose import choose_kernels
 from minillm.kernels.torch.attention import paged_decode
 from minillm.kernels.torch.kernels import ACTIVATIONS
 from minillm.kernels.triton import attention as triton_attention
@@ -26,6 +25,7 @@ from minillm.kernels.triton import rows as triton_rows
 from minillm.kvcache.storage import KVCache
 from minillm.model_config import ModelConfig
 from minillm.probe import listen
+from minillm.worker.platform import choose_kernels
 
 CPU = torch.device("cpu")
 kernels, _ = triton_load.load(CPU, torch.float32)

@@ -11,8 +11,8 @@ import pytest
 import torch
 
 from minillm.attention.backend import choose_backend
-from minillm.kernels.choose import choose_kernels
 from minillm.kernels.torch.kernels import TorchKernels
+from minillm.worker.platform import choose_kernels
 
 TESTS = Path(__file__).resolve().parent.parent
 needs_triton = pytest.mark.skipif(find_spec("triton") is None, reason="triton is not installed")
@@ -58,7 +58,7 @@ def test_a_cpu_engine_imports_no_triton() -> None:
     code = """
 import sys, torch
 before = "triton" in sys.modules
-from minillm.kernels.choose import choose_kernels
+from minillm.worker.platform import choose_kernels
 from minillm.attention.backend import choose_backend
 choose_backend("auto", choose_kernels("auto", torch.device("cpu"), torch.float32))
 assert before or "triton" not in sys.modules

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
+from minillm.learn.registry import lesson_tasks, task, tasks
 from minillm.learn.source import definition
 from minillm.learn.stub import exercise, is_stub
-from minillm.learn.tasks import lesson_tasks, task, tasks
 
 ROOT = Path(__file__).resolve().parents[2]
 Done = subprocess.CompletedProcess[str]

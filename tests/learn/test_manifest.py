@@ -1,4 +1,4 @@
-"""tasks.yaml: every task is whole, and what it names exists."""
+"""The lessons' tasks.yaml: every task is whole, and what it names exists."""
 
 import importlib
 
@@ -6,7 +6,8 @@ import pytest
 
 from minillm.debug.catalogue import catalogue
 from minillm.learn.home import clone
-from minillm.learn.tasks import Task, choose, lesson_tasks, task, tasks
+from minillm.learn.registry import choose, lesson_tasks, task, tasks
+from minillm.learn.tasks import Task
 
 every_task = pytest.mark.parametrize("one", tasks().values(), ids=lambda one: one.id)
 

@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
-from minillm.learn.reset import reset
+from minillm.learn.registry import lesson_tasks, task, tasks
 from minillm.learn.source import definition, imports, stub
-from minillm.learn.stub import exercise, is_stub, put_stub, start
-from minillm.learn.tasks import Task, lesson_tasks, task, tasks
+from minillm.learn.stub import exercise, is_stub, put_stub, reset, start
+from minillm.learn.tasks import Task
 from minillm.learn.todo import Todo
 
 SHAPES = '''

@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 
 from minillm.learn.mine import MineError, functions_of, load, probes_left_out, read_mine
+from minillm.learn.registry import lesson_tasks, task
 from minillm.learn.source import definition
 from minillm.learn.stub import exercise, start
 from minillm.learn.swap import VARIABLE, mine, plain_kernels, swapped
-from minillm.learn.tasks import lesson_tasks, task
 from minillm.learn.todo import Todo
 
 HOME = """
@@ -112,12 +112,14 @@ class PagePool(minillm.kvcache.pages.PagePool):
     assert not hasattr(PagePool, "note") and PagePool(4, 4).references == [0] * 4
 
 
-def test_functions_that_are_not_chosen_are_the_engines(my: Path) -> None:
-    """1.5 calls keep_top, which is 1.4, and a stub in the same file."""
+def test_functions_that_are_not_chosen_are_the_engines(my: Path, module: Callable[[str, str], None]) -> None:
+    """1.5 calls keep_top, which is 1.4, and a stub in the same file. Who has imported 1.5 by its name has it, too."""
     import torch
 
-    from minillm.sampling import parts, sampler
+    from minillm.sampling import sampler
 
+    module("parts", "from minillm.sampling.sampler import sample\n")
+    parts = importlib.import_module("parts")
     one = task("1.5")
     write("01", exercise(lesson_tasks("01"), {"1.5": definition(one)}))
     logits = torch.tensor([[1.0, 2.0]])

@@ -5,7 +5,7 @@ from pathlib import Path
 import torch
 
 from minillm.diagnose.compare import compare
-from minillm.learn.variant import made, write_checkpoint
+from minillm.learn.lessons.lesson_19.variant import made, write_checkpoint
 from minillm.learn.workload import add_requests, make_engine
 
 
@@ -23,7 +23,7 @@ def test_it_is_the_same_each_time_and_leaves_other_random_numbers_alone(tmp_path
 
 
 def test_the_engine_serves_it_for_diff_and_race() -> None:
-    engine = make_engine("nanochat", num_pages=256, max_model_len=512)
+    engine = make_engine(made(), num_pages=256, max_model_len=512)
     assert engine.model_config.architecture == "NanoChatForCausalLM"
     requests = add_requests(engine, max_tokens=6)
     while engine.has_requests:

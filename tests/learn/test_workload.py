@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 
 from minillm.learn.diff import first_difference
+from minillm.learn.registry import lesson_tasks, task
 from minillm.learn.source import definition
 from minillm.learn.stub import exercise
-from minillm.learn.tasks import lesson_tasks, task
 
 MISTAKES = {  # task: (what is replaced, by what); each changes what the experts' layer gives
     "17.1": ("if renormalise", "if False"),

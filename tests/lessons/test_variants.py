@@ -9,14 +9,14 @@ from pathlib import Path
 from textwrap import dedent, indent
 
 import pytest
-from learn.test_quiz import SLOW
 
+from minillm.learn.registry import lesson_tasks, lessons, tasks
 from minillm.learn.source import definition, probe_lines
 from minillm.learn.stub import exercise
-from minillm.learn.tasks import Task, lesson_tasks, tasks
+from minillm.learn.tasks import Task
 
 ROOT = Path(__file__).resolve().parents[2]
-LESSONS = {path.name[:2]: path for path in sorted((ROOT / "lessons").glob("[0-9][0-9]_*.py"))}
+PLACES = {place.label: place for place in lessons().values()}
 Play = Callable[..., str]
 
 
@@ -25,16 +25,16 @@ def play(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capture
     """``play("03", "PAGES = 48", "PAGES = 16")``: what the changed lesson prints, less the parts that only measure."""
 
     def run(number: str, old: str = "", new: str = "", *options: str) -> str:
-        text = LESSONS[number].read_text(encoding="utf-8")
+        place = PLACES[number]
+        text = place.script.read_text(encoding="utf-8")
         assert text.count(f"\n{old}") == 1 or not old, f"the lesson has no line {old!r} any more"
-        path = tmp_path / LESSONS[number].name
+        path = tmp_path / place.script.name
         path.write_text(text.replace(f"\n{old}", f"\n{new}") if old else text, encoding="utf-8")
         monkeypatch.setattr(sys, "argv", [str(path), "--plain", *options])
         monkeypatch.setattr(sys, "excepthook", sys.excepthook)  # the lesson has one of its own until it runs
         lesson = runpy.run_path(str(path), run_name="a_lesson")
-        for name in SLOW:
-            if name in lesson:
-                monkeypatch.setitem(lesson["main"].__globals__, name, lambda *_arguments: None)
+        for name in place.only_measure:
+            monkeypatch.setitem(lesson["main"].__globals__, name, lambda *_arguments: None)
         with lesson["lesson"]._mine():
             lesson["main"]()
         said = " ".join(capsys.readouterr().out.split())
@@ -62,7 +62,8 @@ def test_lesson_04_with_a_seat_for_each(play: Play) -> None:
 def test_lesson_05_with_a_short_last_request(play: Play) -> None:
     """As it proposes: C leaves in D's place. A little shorter still, and nobody leaves."""
     given = "WANTS = (44, 60, 52, 48)"
-    assert f"\n{given} " in LESSONS["05"].read_text() and "(60, 60, 60, 20) if WANTS" in LESSONS["05"].read_text()
+    text = PLACES["05"].script.read_text(encoding="utf-8")
+    assert f"\n{given} " in text and "(60, 60, 60, 20) if WANTS" in text
     said = play("05", given, "WANTS = (60, 60, 60, 20)")
     assert "In step 56 all pages are taken, and A needs one more" in said and "C came last, so C must leave" in said
     assert "C comes in like a new request" in said and "who must leave with WANTS = (44, 60, 52, 48)." in said
@@ -120,7 +121,7 @@ def without_probes(task: Task) -> str:
     "number",
     [
         number
-        for number in LESSONS
+        for number in PLACES
         if any(t.number == number and probe_lines(ast.parse(dedent(definition(t)))) for t in tasks().values())
     ],
 )

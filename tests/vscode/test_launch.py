@@ -141,8 +141,8 @@ def test_inside_a_kernel(press_f5: Callable[..., Editor]) -> None:
 
 def test_my_exercise(press_f5: Callable[..., Editor], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The learner's own breakpoint in my/ex03.py is met, in the process that runs the checkpoint's tests."""
+    from minillm.learn.registry import task
     from minillm.learn.stub import start
-    from minillm.learn.tasks import task
 
     if not (ROOT / task("3.1").checkpoint).exists():
         pytest.skip(f"{task('3.1').checkpoint} is not there yet")

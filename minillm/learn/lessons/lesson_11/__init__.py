@@ -1,0 +1,3 @@
+"""All that belongs to lesson 11 alone: see `minillm.learn.lessons`."""
+
+NAME = "profiling"
