@@ -8,6 +8,7 @@ from typing import Any
 from minillm.checks import at_least, is_number, one_of
 
 DTYPES = ("auto", "float32", "bfloat16", "float16")
+ATTENTION_BACKENDS = ("naive", "reference", "blockwise", "cpu", "triton", "flash")
 
 # What other engines call our settings. Their names are accepted and mean the same.
 ALIASES = {
@@ -84,9 +85,10 @@ class EngineConfig:
     scheduling_policy: who is admitted first: "fcfs" (who came first), "lpm" (who has most in the prefix cache), or
         "priority".
     reuse_kv: off, every step forgets the cache and computes all tokens again: what a KV cache saves, seen.
-    attention_backend: "auto", "reference" (plain torch), "blockwise" (plain torch that decodes block by block, as the
-        GPU's kernel does: for looking), "cpu" (compiled, decode reads pages in place), "triton" (the same on a GPU,
-        and for prompts too), or "flash" (the flash-attn package, where it is installed).
+    attention_backend: "auto", "naive" (as one would write it down: the oracle of the others, and slow), "reference"
+        (plain torch), "blockwise" (plain torch that decodes block by block, as the GPU's kernel does: for looking),
+        "cpu" (compiled, decode reads pages in place), "triton" (the same on a GPU, and for prompts too), or "flash"
+        (the flash-attn package, where it is installed).
     kernels: what computes between the matrix products: "auto", "torch", "cpu" (compiled on this machine at first
         use), or "triton" (the same for GPUs; these also multiply a few rows with a matrix).
     pack_weights: on a CPU, store weights in the layout that its matrix library reads fastest.
@@ -168,8 +170,7 @@ class EngineConfig:
             raise ValueError("prefix_cache is 'radix', but with reuse_kv=False no step finds what another computed")
         if self.scheduling_policy == "lpm" and not self.shares_prefixes:
             raise ValueError("scheduling_policy is 'lpm', which orders by cached prefixes, but prefix_cache is 'none'")
-        backends = ("auto", "reference", "blockwise", "cpu", "triton", "flash")
-        one_of("attention_backend", self.attention_backend, backends)
+        one_of("attention_backend", self.attention_backend, ("auto", *ATTENTION_BACKENDS))
         one_of("kernels", self.kernels, ("auto", "torch", "cpu", "triton"))
         if self.page_size not in ("auto", "max_model_len"):
             at_least("page_size", self.page_size, 1, "tokens a page (16 is usual), 'auto', or 'max_model_len'")

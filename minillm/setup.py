@@ -70,12 +70,12 @@ class Setup:
     @property
     def num_heads(self) -> int:
         """Query heads of this rank."""
-        return self.group.share_of(self.model_config.num_attention_heads, "query heads")
+        return self.group.heads_of(self.model_config.num_attention_heads, self.model_config.num_key_value_heads)[0]
 
     @property
     def num_kv_heads(self) -> int:
         """Key/value heads of this rank; where there are more ranks than heads, some ranks hold the same one."""
-        return max(self.model_config.num_key_value_heads // self.group.size, 1)
+        return self.group.heads_of(self.model_config.num_attention_heads, self.model_config.num_key_value_heads)[1]
 
     @property
     def step_tokens(self) -> int:

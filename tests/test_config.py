@@ -170,10 +170,6 @@ def test_end_tokens_are_one_or_several_and_generation_config_wins(tmp_path: Path
     assert ModelConfig.from_folder(tmp_path).eos_token_ids == (5, 6)
 
 
-def test_bytes_of_keys_and_values() -> None:
-    assert ModelConfig.from_dict(LLAMA).kv_bytes_per_token(2) == 2 * 3 * 2 * 16 * 2
-
-
 YARN = {"rope_type": "yarn", "rope_theta": 1e6, "factor": 4.0, "original_max_position_embeddings": 200}
 
 

@@ -12,6 +12,7 @@ from minillm.config import EngineConfig
 from minillm.debug.views.theme import make_console
 from minillm.hub import resolve_model
 from minillm.kvcache.pages import pages_for
+from minillm.kvcache.storage import KVSpec
 from minillm.layers.build import LayerBuild
 from minillm.layers.moe import MixtureOfExperts
 from minillm.models.weights import build_model
@@ -79,7 +80,8 @@ def what_it_needs(setup: Setup, model: nn.Module, plan: MemoryPlan) -> list[tupl
     """The rows on the model itself, whatever the machine."""
     config, c, dtype = setup.config, setup.model_config, setup.dtype
     size, parameters = dtype.itemsize, sum(p.numel() for p in model.parameters())
-    L, Hkv, D, kv = c.num_hidden_layers, c.num_key_value_heads, c.head_dim, c.kv_bytes_per_token(size)
+    L, Hkv, D = c.num_hidden_layers, c.num_key_value_heads, c.head_dim
+    kv = KVSpec.of(c, Hkv, dtype).bytes_per_token
     copy = plan.weights - parameters * size
     packed = f", and {show_bytes(copy)}: the tied table, packed for the head" if copy else ""
     step = f"a step of {config.max_num_batched_tokens} tokens, {config.max_num_seqs} rows of logits"

@@ -1,9 +1,7 @@
 """EngineCore: schedule, execute, commit. It knows token ids and no text. (vLLM V1's word and place for it.)"""
 
 from minillm.engine.overlap import Overlap
-from minillm.kvcache.pages import PagePool
-from minillm.kvcache.prefix import NoPrefixCache
-from minillm.kvcache.radix import RadixCache
+from minillm.kvcache.manager import KVCacheManager
 from minillm.probe import set_step
 from minillm.request import Request
 from minillm.sampling.grammar import Grammars
@@ -25,8 +23,10 @@ class EngineCore:
         self.setup = setup
         self.executor = make_executor(setup)
         memory = self.executor.memory
-        pool = PagePool(memory.num_pages, memory.page_size)
-        self.scheduler = Scheduler(setup.config, pool, RadixCache(pool) if setup.shares_prefixes else NoPrefixCache())
+        manager = KVCacheManager(
+            memory.num_pages, memory.page_size, shares_prefixes=setup.shares_prefixes, reuse_kv=setup.config.reuse_kv
+        )
+        self.scheduler = Scheduler(setup.config, manager)
         self.grammars = Grammars(tokenizer, setup.model_config.vocab_size, setup.model_config.eos_token_ids)
         self.overlap = Overlap(self.scheduler, self.executor, self.grammars) if setup.async_scheduling else None
 

@@ -13,7 +13,7 @@ from minillm.hub import resolve_model
 from minillm.kvcache.pages import PagePool
 from minillm.model_config import ModelConfig
 from minillm.probe import probe
-from minillm.request import Request, RequestOutput, SamplingParams
+from minillm.request import Place, Request, RequestOutput, SamplingParams
 from minillm.scheduler.scheduler import Scheduler
 from minillm.setup import Setup
 from minillm.text.answer import Answer, prompt_logprobs
@@ -90,7 +90,7 @@ class Engine:
         """Another answer to the same prompt: only its seed is another."""
         id = leader.id + index
         seed = self._seed(leader.params, id, index)
-        return replace(leader, id=id, seed=seed, leader=leader, index=index, output_ids=[], pages=[], logprobs=[])
+        return replace(leader, id=id, seed=seed, leader=leader, index=index, output_ids=[], place=Place(), logprobs=[])
 
     def _seed(self, params: SamplingParams, id: int, index: int) -> int:
         """The user's seed, another for each of several answers; or one that is the same again when the same program

@@ -22,15 +22,21 @@ class Overlap:
     def step(self) -> tuple[StepPlan, StepResult] | None:
         """Launch the next step, then read the one before; None if there was none.
 
-        A grammar needs a token before it can say what may come next, so with one about, the result is read first.
+        If the next plan needs the tokens of the one before, the result is read first.
         """
         before, self.flying = self.flying, None
-        if before is None or not self.grammars.active:
+        if before is None or not self.needs_tokens:
             self.flying = self._launch()
         if before is None:
             return None
         probe.on and probe("overlap.read", launched=before, flying=self.flying, scheduler=self.scheduler)
         return before.plan, before.read()
+
+    @property
+    def needs_tokens(self) -> bool:
+        """Whether a plan needs to know all tokens before it: a grammar, to say what may come next, or a proposer, to go
+        on from them."""
+        return bool(self.grammars.active or self.scheduler.proposer)
 
     def _launch(self) -> UnderWay | None:
         """The next step, if anyone has a token to compute in it."""

@@ -101,14 +101,13 @@ class QKVParallelLinear(LinearBase):
         build: LayerBuild | None = None,
     ) -> None:
         build = build or LayerBuild()
-        rank, size = build.group.rank, build.group.size
-        copies = max(1, size // num_kv_heads)  # ranks that hold the same key/value head
-        heads = build.group.share_of(num_heads, f"{build.path}: query heads")
-        kv_heads = build.group.share_of(num_kv_heads * copies, f"{build.path}: key/value heads")
-        queries = Cut(num_heads * head_dim, size, rank)
-        keys = values = Cut(num_kv_heads * head_dim, size // copies, rank // copies)
+        group = build.group
+        heads, kv_heads = group.heads_of(num_heads, num_kv_heads)  # of this rank
+        shards = num_kv_heads // kv_heads  # each of which one or more ranks hold
+        queries = Cut(num_heads * head_dim, group.size, group.rank)
+        keys = values = Cut(num_kv_heads * head_dim, shards, group.rank * shards // group.size)
         super().__init__(Cut(hidden_size), [queries, keys, values], bias, build)
-        self.head_dim, self.num_heads, self.num_kv_heads = head_dim, heads, kv_heads  # heads of this rank
+        self.head_dim, self.num_heads, self.num_kv_heads = head_dim, heads, kv_heads
 
 
 class RowParallelLinear(LinearBase):

@@ -3,7 +3,7 @@ can be asked. A test holds it against what torch really takes on a CPU; on a GPU
 
 from torch import nn
 
-from minillm.attention.reference import MOST_GATHERED
+from minillm.attention.gather import MOST_GATHERED
 from minillm.kvcache.pages import pages_for
 from minillm.layers.embedding import LMHead
 from minillm.layers.linear import Formatted

@@ -103,7 +103,7 @@ class DecodeGraphs:
         count, (rows, seen, temperatures) = len(seats), (host.numpy() for host in self._hosts[0])
         fill_rows(rows, seen, seats, positions, slots, seeds, size, self.nobody)
         temperatures[:count] = temperature
-        seen[-1] = self.backend.blocks_a_split(seen[:count], size, self.kv_cache)
+        seen[-1] = self.backend.blocks_a_split(seen[:count], size)
         for device, host in zip((self.rows, self.lengths, self.temperatures), self._hosts[0]):
             device.copy_(host, non_blocking=True)
 
@@ -121,8 +121,8 @@ class DecodeGraphs:
             sample_rows=None,
             kv_cache=self.kv_cache,
             backend=self.backend,
-            plan=self.backend.fixed_plan(self.lengths[:size], self.lengths[-1:], self.kv_cache),
         )
+        batch.plan = self.backend.fixed_plan(batch, self.lengths[:size], self.lengths[-1:])
         self._keep.append(batch.plan)  # it holds memory that the kernels write
         hidden = self.model(batch.input_ids, batch.positions, batch)  # [size, hidden]
         logits = self.model.compute_logits(hidden)  # type: ignore[operator]  # [size, V]

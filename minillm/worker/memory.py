@@ -7,6 +7,7 @@ from math import ceil, floor
 from torch import nn
 
 from minillm.kvcache.pages import pages_for
+from minillm.kvcache.storage import KVSpec
 from minillm.probe import probe
 from minillm.setup import Setup
 from minillm.worker.device import DeviceMemory, show_bytes
@@ -102,7 +103,7 @@ def most_that_fits(setup: Setup, model: nn.Module, memory: DeviceMemory) -> Memo
     cpu = memory.device.type == "cpu"
     weights = weight_bytes(model)
     activations = activation_bytes(setup, model, gathers=cpu)
-    page_bytes = setup.page_size * setup.model_config.kv_bytes_per_token(setup.dtype.itemsize)
+    page_bytes = KVSpec.of(setup.model_config, setup.num_kv_heads, setup.dtype).page_bytes(setup.page_size)
     share = setup.config.gpu_memory_utilization
     limit, why = (floor if cpu else ceil)(memory.total * share), f"what gpu_memory_utilization={share} leaves"
     if not cpu and asked_bytes(setup, 1) is not None:

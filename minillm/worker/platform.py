@@ -10,7 +10,8 @@ from functools import cached_property
 import torch
 from torch import Tensor, nn
 
-from minillm.attention.backend import AttentionBackend, choose_backend
+from minillm.attention.backend import AttentionBackend, AttentionShape
+from minillm.attention.choose import choose_backend
 from minillm.kernels.cpu import kernels as cpu
 from minillm.kernels.torch.kernels import TorchKernels
 from minillm.kernels.triton import load as triton
@@ -34,6 +35,7 @@ class Platform:
     def __init__(self, setup: Setup) -> None:
         self.setup = setup
         self.kernels = choose_kernels(setup.config.kernels, setup.device, setup.dtype)
+        self.attention = AttentionShape.of(setup.model_config, setup.dtype, setup.device, setup.group)
 
     @property
     def layer_build(self) -> LayerBuild:
@@ -44,7 +46,7 @@ class Platform:
 
     def attention_for(self, cache: KVCache) -> AttentionBackend:
         """Who computes attention over this cache, with its ``reason``."""
-        return choose_backend(self.setup.config.attention_backend, self.kernels, cache, self.setup.num_heads)
+        return choose_backend(self.setup.config.attention_backend, self.kernels, self.attention, cache)
 
     def why_eager(self, model: nn.Module, backend: AttentionBackend) -> str | None:
         """Why decode steps are not replayed from recordings; None if they are."""

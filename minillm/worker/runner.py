@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from minillm.attention.backend import AttentionBackend
 from minillm.attention.batch import ForwardBatch
+from minillm.kernels.to_device import to_device
 from minillm.kvcache.pages import pages_for
 from minillm.kvcache.storage import KVCache
 from minillm.probe import probe
@@ -17,6 +18,7 @@ from minillm.request import Candidate
 from minillm.sampling.logprobs import AskedLogprobs, TopLogprobs
 from minillm.sampling.sampler import sample_in_parts
 from minillm.sampling.state import DRAWS, SamplingState
+from minillm.sampling.verify import each_position, tokens_by_request
 from minillm.scheduler.plan import PlanRow, StepPlan, StepResult
 from minillm.setup import Setup
 from minillm.worker.platform import Platform
@@ -29,8 +31,8 @@ if TYPE_CHECKING:
 class Launched:
     """A step that the device works on, or has done: what will come of it.
 
-    rows: those that sample, in the order of ``tokens [R]``. asked, top: whose log probabilities are wanted, and what
-    they are. ready: when the tokens are on the host.
+    rows: those that sample, in the order of ``tokens [R]``; one with drafts for each of its positions. asked, top:
+    whose log probabilities are wanted, and what they are. ready: when the tokens are on the host.
     """
 
     plan: StepPlan
@@ -47,10 +49,17 @@ class Launched:
         if self.tokens is not None:
             if self.ready is not None:
                 self.ready.synchronize()
-            result.tokens = dict(zip((row.request_id for row in self.rows), self.tokens.tolist()))
+            sampled = self.tokens.tolist()
+            if self.plan.num_drafts:
+                result.tokens = tokens_by_request(self.rows, sampled)
+            else:
+                result.tokens = {row.request_id: [token] for row, token in zip(self.rows, sampled)}
         if self.asked is not None and self.top is not None:
-            ids = [self.rows[i].request_id for i in self.asked.where]
-            result.logprobs = dict(zip(ids, self.top.read(self.asked.counts)))
+            for i, candidates in zip(self.asked.where, self.top.read(self.asked.counts)):
+                id = self.rows[i].request_id
+                known = result.logprobs.setdefault(id, [])
+                if len(known) < len(result.tokens[id]):  # else it tells of what follows a wrong draft
+                    known.append(candidates)
         return result
 
 
@@ -100,7 +109,8 @@ class ModelRunner:
         seats, pages = self.page_table.shape
         kind = torch.int32 if self.device.type == "cuda" else torch.int64  # as the attention kernels read it
         self._table_on_device = torch.zeros(seats + 1, pages, dtype=kind, device=self.device)
-        most = min(self.setup.config.max_num_seqs, seats, self.backend.most_fixed_rows(pages, self.kv_cache))
+        room = pages * self.kv_cache.page_size
+        most = min(self.setup.config.max_num_seqs, seats, self.backend.most_fixed_rows(room, self.kv_cache))
         self.graphs = DecodeGraphs(
             self.model, self.kv_cache, self.backend, self.platform, self.last_tokens, self._table_on_device, most
         )
@@ -146,6 +156,8 @@ class ModelRunner:
         if self.sampling.prompts:
             launched.prompt_logprobs = self.sampling.prompt_logprobs(rows, hidden, self.model.compute_logits)  # type: ignore[arg-type]
         if samplers := [row for row in rows if row.samples]:
+            if plan.num_drafts:
+                samplers = each_position(samplers)
             if batch.sample_rows is not None:
                 hidden = hidden[batch.sample_rows]  # [R', hidden]
             probe.on and probe("model.logits", hidden=hidden, rows=samplers)
@@ -195,6 +207,8 @@ class ModelRunner:
             launched.tokens = tokens if self.graphs is None else tokens.clone()  # the next replay writes over them
         else:
             self._inbox.reverse()
+            if len(rows) > len(self._inbox[0]):  # drafts: more tokens than seats
+                self._inbox[0] = torch.zeros(len(rows), dtype=torch.int64, pin_memory=True)
             launched.tokens = self._inbox[0][: len(rows)]
             launched.tokens.copy_(tokens, non_blocking=True)
             launched.ready = torch.cuda.Event()
@@ -256,9 +270,15 @@ class ModelRunner:
         )
 
     def _sample_rows(self, rows: list[PlanRow]) -> Tensor | None:
-        """Where in ``[T]`` the last token of each row that samples stands; None if that is everywhere."""
+        """Where in ``[T]`` the last token of each row that samples stands, and the drafts before it; None if that is
+        everywhere."""
         ends = accumulate(row.count for row in rows)
-        wanted = [end - 1 for row, end in zip(rows, ends) if row.samples]
+        if rows[-1].count > 1 and any(row.draft_ids for row in rows):  # they have more tokens, and so are the last ones
+            wanted = [
+                at for row, end in zip(rows, ends) if row.samples for at in range(end - 1 - len(row.draft_ids), end)
+            ]
+        else:
+            wanted = [end - 1 for row, end in zip(rows, ends) if row.samples]
         return None if len(wanted) == sum(row.count for row in rows) else self._tensor(np.array(wanted, dtype=np.int64))
 
     def _input_ids(self, rows: list[PlanRow], named: Tensor) -> Tensor:
@@ -270,9 +290,7 @@ class ModelRunner:
         return torch.cat([last, named]) if len(named) else last
 
     def _tensor(self, array: np.ndarray) -> Tensor:
-        """On the device. Only from pinned memory does a large copy not wait for all that the GPU has to do before."""
-        tensor = torch.from_numpy(array)
-        return tensor if self.device.type == "cpu" else tensor.pin_memory().to(self.device, non_blocking=True)
+        return to_device(array, self.device)
 
 
 def slot_mapping(page_table: np.ndarray, seats: np.ndarray, positions: np.ndarray, page_size: int) -> np.ndarray:

@@ -80,7 +80,7 @@ class Trial:
         """One with a seat for every request that may run, over a cache of one page, which need not be large."""
         setup = self.setup
         size = min(setup.page_size, MOST_PAGE)
-        cache = KVCache(setup.model_config, 1, size, setup.num_kv_heads, setup.dtype, setup.device)
+        cache = KVCache(self.platform.attention.kv, 1, size, setup.device)
         backend = backend or self.platform.attention_for(cache)
         runner = ModelRunner(setup, self.platform, self.model, cache, backend, setup.config.max_num_seqs)
         runner.sampling.reserve()

@@ -53,9 +53,7 @@ class Worker:
         """The KV cache, who works with it, recorded steps, and a first run of all of it."""
         setup, before = self.setup, self.before
         with room_for("making the KV cache", before, "lower gpu_memory_utilization, or say num_pages"):
-            cache = KVCache(
-                setup.model_config, num_pages, setup.page_size, setup.num_kv_heads, setup.dtype, setup.device
-            )
+            cache = KVCache(self.platform.attention.kv, num_pages, setup.page_size, setup.device)
         probe.on and probe("kv.create", cache=cache)
         backend = self.platform.attention_for(cache)
         self.runner = ModelRunner(setup, self.platform, self.model, cache, backend)

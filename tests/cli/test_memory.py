@@ -80,8 +80,9 @@ def test_what_the_engine_counts_is_the_same(checkpoint: str) -> None:
     from minillm.llm import LLM
 
     llm = LLM(checkpoint, max_model_len=500, page_size=8, max_cached_tokens=800)
-    config = ModelConfig.from_folder(Path(checkpoint))
-    assert llm.engine.memory.page_bytes == 8 * config.kv_bytes_per_token(llm.engine.dtype.itemsize)
+    c = ModelConfig.from_folder(Path(checkpoint))
+    numbers_of_a_token = 2 * c.num_hidden_layers * c.num_key_value_heads * c.head_dim
+    assert llm.engine.memory.page_bytes == 8 * numbers_of_a_token * llm.engine.dtype.itemsize
     assert EngineConfig().gpu_memory_utilization == 0.9, "the command's default is written there and in __main__"
 
 

@@ -109,13 +109,13 @@ def test_padding_writes_nowhere(oracle: Oracle, kind: str) -> None:
 
 def test_larger_batches_than_the_largest_size(oracle: Oracle, monkeypatch: pytest.MonkeyPatch) -> None:
     """They are computed from Python, in between steps that are replayed."""
-    from minillm.attention import reference
+    from minillm.attention import gather
 
-    monkeypatch.setattr(reference, "FIXED_GATHER", 2 * 96 * 2 * 2 * 16 * 4)
+    monkeypatch.setattr(gather, "FIXED_GATHER", 2 * 96 * 2 * 2 * 16 * 4)
     settings = {**SMALL, **PLAIN}
     engine = make_engine(oracle.folder, **settings, enforce_eager=False)
-    a_row = 96 * engine.runner.kv_cache.slots[0][0].nbytes
-    assert engine.runner.graphs.sizes[-1] == reference.FIXED_GATHER // a_row < 5
+    a_row = 96 * engine.runner.kv_cache[0].slots[0].nbytes
+    assert engine.runner.graphs.sizes[-1] == gather.FIXED_GATHER // a_row < 5
     eager = run_jobs(make_engine(oracle.folder, **settings, enforce_eager=True), jobs())
     run = run_jobs(engine, jobs())
     assert all(run.tokens(index) == eager.tokens(index) for index in range(len(jobs())))
