@@ -54,7 +54,10 @@ class Shards:
         self.path, self.inputs, self.parts = path, inputs, list(parts)
 
         def declared(out_features: int) -> dict[str, Piece]:
-            pieces = format.pieces(inputs.size, out_features, dtype)
+            try:
+                pieces = format.pieces(inputs.size, out_features, dtype)
+            except ValueError as error:
+                raise ValueError(f"{path}: {format.name} cannot hold this layer: {error}") from None
             if bias:
                 pieces.append(Piece("bias", (out_features,), dtype, n=Along(0), added=True))
             return {piece.name: piece for piece in pieces}

@@ -189,6 +189,11 @@ def test_a_cut_through_a_word_or_a_group_is_refused(
     kind(*sizes, False, LayerBuild(formats=OneFormat(format), path=AT))  # one rank has nothing to cut
 
 
+def test_a_matrix_that_a_format_cannot_hold_is_named() -> None:
+    with pytest.raises(ValueError, match=rf"{AT}: like GPTQ cannot hold this layer: 20 inputs and 8 outputs do"):
+        RowParallelLinear(20, 8, False, LayerBuild(formats=OneFormat(GptqLike(8)), path=AT))
+
+
 def test_a_word_between_two_parts_is_refused() -> None:
     layer = ColumnParallelLinear(8, [24, 40], False, LayerBuild(formats=OneFormat(BlockFp8Like(16)), path=AT))
     with pytest.raises(ValueError, match=rf"{AT}: the checkpoint holds parts of \[24, 40\] .* 16 outputs together"):
