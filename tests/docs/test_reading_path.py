@@ -21,11 +21,15 @@ def module_of(file: str) -> str:
 def imported(file: str) -> set[str]:
     """The modules that a file imports, anywhere in it, by their whole names.
 
-    A file that imports by a name that it works out (`import_module`) imports those modules whose whole name stands in
-    it as a string, and those whose last part does, if the part before stands in what it gives to `import_module`.
+    A file that imports by names that it works out (`import_module`) imports those modules whose last part stands in it
+    as a string, if the part before stands in what it gives to `import_module`; and with `iter_modules` those beside it.
     """
     tree = ast.parse((ROOT / file).read_text(encoding="utf-8"))
     found: set[str] = set()
+    names = {node.id for node in ast.walk(tree) if isinstance(node, ast.Name)}
+    if {"import_module", "iter_modules", "__package__"} <= names:
+        beside = (ROOT / file).parent.glob("*.py")
+        found |= {module_of(path.relative_to(ROOT).as_posix()) for path in beside}
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             found |= {name.name for name in node.names}
@@ -33,7 +37,6 @@ def imported(file: str) -> set[str]:
             found |= {node.module, *(f"{node.module}.{name.name}" for name in node.names)}
         elif isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "import_module":
             given, words = strings(node.args[0]), strings(tree)
-            found |= {word for word in words if word.startswith("minillm.")}
             found |= {start + word for start in given if start.startswith("minillm.") for word in words}
     return found
 
