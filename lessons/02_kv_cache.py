@@ -94,7 +94,7 @@ def where_they_go(engine, prompt_ids: list[int]) -> None:
             seen.append(("k", event.k.clone(), "T Hkv D", "its key, to be stored"))
             seen.append(("slots", event.slots.clone(), "T", "where in the cache"))
         elif event.layer == 0:
-            cache = event.batch.kv_cache.layer(0)
+            cache = event.batch.kv_cache[0].tensor
             keys = cache[request.pages[0], : request.num_tokens, 0]
             seen.append(("keys", keys.clone(), "C Hkv D", "all that the query meets"))
 
@@ -144,8 +144,8 @@ def timed(engine) -> tuple[list[float], int, list[int]]:
 def memory_formula(engine) -> None:
     """What the formula says a token takes, and what the cache's tensor measures."""
     config, cache = engine.model_config, engine.runner.kv_cache
-    L, Hkv, D, size = config.num_hidden_layers, config.num_key_value_heads, config.head_dim, cache.tensor.itemsize
-    formula = config.kv_bytes_per_token(size)
+    L, Hkv, D, size = config.num_hidden_layers, config.num_key_value_heads, config.head_dim, cache.spec.dtype.itemsize
+    formula = cache.spec.bytes_per_token
     slots = engine.pool.num_pages * engine.pool.page_size
     lesson.say(
         f"""A token leaves a key and a value in every layer, for every key/value head: [bold]2 * L * Hkv * D * bytes[/]
@@ -156,7 +156,7 @@ def memory_formula(engine) -> None:
     weights = engine.memory.weights
     lesson.say(
         f"""A request of full length, {engine.config.max_model_len:,} tokens, takes
-        {formula * engine.config.max_model_len / 2**20:.0f} MiB; the whole model takes {weights / 2**20:.0f} MiB. So it
+        {formula * engine.setup.max_model_len / 2**20:.0f} MiB; the whole model takes {weights / 2**20:.0f} MiB. So it
         is the cache that decides how many can be served at once."""
     )
 

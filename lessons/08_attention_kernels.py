@@ -38,13 +38,21 @@ ON_CPU = 'CUDA_VISIBLE_DEVICES=""'  # before a command: the same on a machine wi
 class Query:
     """One token's query in one layer, with all that attention needs for it.
 
-    q [1, H, D]; batch: a `ForwardBatch` of this one request; layer, scale.
+    q [1, H, D]; batch: a `ForwardBatch` of this one request.
     """
 
     q: Any
     batch: Any
     layer: int
-    scale: float
+
+    @property
+    def shape(self) -> Any:
+        """The model's attention: what backends are made for."""
+        return self.batch.backend.shape
+
+    @property
+    def scale(self) -> float:
+        return self.shape.scale
 
     @property
     def length(self) -> int:
@@ -53,13 +61,12 @@ class Query:
     @property
     def cache(self) -> Any:
         """``[P * S, 2 * Hkv * D]``."""
-        return self.batch.kv_cache.slots[self.layer]
+        return self.batch.kv_cache[self.layer].slots
 
     @property
     def heads(self) -> Any:
         """The query heads by the key/value head that they share: ``[Hkv, G, D]``."""
-        Hkv = self.batch.kv_cache.tensor.shape[-2]
-        return self.q.view(Hkv, -1, self.q.shape[-1]).float()
+        return self.q.view(self.shape.num_kv_heads, -1, self.q.shape[-1]).float()
 
 
 def main() -> None:
@@ -148,7 +155,7 @@ class Seen:
 def keep(event: Event) -> Query:
     """The one request's query of an `attention.attend`, and its batch without what the next step writes over."""
     batch = replace(event.batch, page_table=event.batch.page_table.clone())
-    return Query(event.q.clone(), batch, event.layer, event.frame.f_locals["self"].scale)
+    return Query(event.q.clone(), batch, event.layer)
 
 
 def blocks_of(query: Query, size: int = BLOCK) -> list[tuple]:
@@ -308,16 +315,14 @@ def compiled(query: Query) -> Any:
     """``[1, H * D]``, from the GPU's kernel, planned as the engine does."""
     from minillm.attention.triton import TritonAttention
 
-    backend = TritonAttention()
-    query.batch.plan = backend.prepare(query.batch)
-    return backend.attend(query.layer, query.q, query.batch, query.scale)
+    return answer(TritonAttention(query.shape), query)
 
 
 def step_by_step(query: Query) -> Any:
     """``[1, H * D]``, from the interpreted kernel, with the lines of its first program, and all splits' parts."""
     import torch
 
-    from minillm.attention.triton import TritonAttention, TritonPlan
+    from minillm.attention.triton import TritonAttention
     from minillm.debug.kernel_lines import traced
     from minillm.debug.views.kernel_listing import kernel_listing
     from minillm.kernels.triton import attention as triton_attention
@@ -325,8 +330,8 @@ def step_by_step(query: Query) -> Any:
     tile = triton_attention.decode_tile(query.q.itemsize, query.q.shape[-1], few=True)
     blocks = -(-query.length // tile.tokens)
     each = -(-blocks // SPLITS)
-    lengths, backend, merged = torch.tensor([query.length], dtype=torch.int32), TritonAttention(), []
-    query.batch.plan = TritonPlan(lengths, torch.tensor([each], dtype=torch.int32), SPLITS, tile)
+    lengths, backend, merged = torch.tensor([query.length], dtype=torch.int32), TritonAttention(query.shape), []
+    query.batch.plan = backend.plan_decode(lengths, torch.tensor([each], dtype=torch.int32), SPLITS, tile)
     lesson.say(
         f"""Triton has an interpreter, which runs a kernel as Python, on a CPU (TRITON_INTERPRET=1). So one can stop in
         it, and go from line to line. The first of its {query.heads.shape[0]} x {SPLITS} programs, for key/value head 0
@@ -335,7 +340,7 @@ def step_by_step(query: Query) -> Any:
     )
     looking = nullcontext([]) if lesson.options.break_at else traced(triton_attention._paged_decode)
     with looking as lines, listen("kernel.merge", merged.append):  # who stops in there sees the lines anyway
-        out = backend.attend(query.layer, query.q, query.batch, query.scale)
+        out = backend.attend(query.layer, query.q, query.batch)
     if lines:
         lesson.show(kernel_listing(lines))
     lesson.say(
@@ -386,25 +391,25 @@ def difference(one: Any, other: Any) -> str:
 def backends(query: Query) -> dict[str, tuple[Any, str]]:
     """Every backend that this machine has but Triton's, and how it reads."""
     from minillm.attention.blockwise import BlockwiseAttention
-    from minillm.attention.reference import ReferenceAttention
+    from minillm.attention.gather import GatherAttention
     from minillm.kernels.cpu import kernels as cpu
 
     found: dict[str, tuple[Any, str]] = {
-        "reference": (ReferenceAttention(), "gathers, then torch"),
-        "blockwise": (BlockwiseAttention(), "in place, plain torch"),
+        "reference": (GatherAttention(query.shape), "gathers, then torch"),
+        "blockwise": (BlockwiseAttention(query.shape), "in place, plain torch"),
     }
     kernels = cpu.load(query.q.dtype) if query.q.device.type == "cpu" else None
     if kernels:
         from minillm.attention.cpu import CpuAttention
 
-        found["cpu"] = CpuAttention(kernels), "in place, compiled C++"
+        found["cpu"] = CpuAttention(query.shape, kernels), "in place, compiled C++"
     return found
 
 
 def answer(backend: Any, query: Query) -> Any:
     """``[1, H * D]``."""
     query.batch.plan = backend.prepare(query.batch)
-    return backend.attend(query.layer, query.q, query.batch, query.scale)
+    return backend.attend(query.layer, query.q, query.batch)
 
 
 def the_same_numbers(query: Query, ran: Any) -> None:
@@ -465,7 +470,7 @@ def price(engine) -> None:
         if on_gpu:
             from minillm.attention.triton import TritonAttention
 
-            found["triton"] = TritonAttention()
+            found["triton"] = TritonAttention(query.shape)
         for name, backend in found.items():
             times[name].append(timed(backend, query))
     columns = [
@@ -504,19 +509,19 @@ def made_up(engine, length: int) -> Query:
     import torch
 
     from minillm.attention.batch import ForwardBatch
+    from minillm.attention.blockwise import BlockwiseAttention
     from minillm.kvcache.storage import KVCache
 
-    own, config = engine.runner.kv_cache, engine.model_config
-    H, Hkv, D = config.num_attention_heads, config.num_key_value_heads, config.head_dim
-    one_layer = replace(config, num_hidden_layers=1)
-    cache = KVCache(one_layer, -(-length // 16), 16, Hkv, own.tensor.dtype, own.tensor.device)
+    own = engine.runner.backend.shape
+    shape = replace(own, windows=(None,), kv=replace(own.kv, num_layers=1))
+    cache = KVCache(shape.kv, -(-length // 16), 16, shape.device)
     torch.manual_seed(length)
     cache.tensor.normal_()
-    q = torch.randn(1, H, D, dtype=own.tensor.dtype, device=own.tensor.device)
+    q = torch.randn(1, shape.num_heads, shape.head_dim, dtype=shape.dtype, device=shape.device)
     table = torch.randperm(cache.num_pages, device=q.device)[None]
     some = torch.zeros(1, dtype=torch.int64, device=q.device)
-    batch = ForwardBatch(some, some, some, table, [length], [1], 1, None, cache, engine.runner.backend)
-    return Query(q, batch, 0, D**-0.5)
+    batch = ForwardBatch(some, some, some, table, [length], [1], 1, None, cache, BlockwiseAttention(shape))
+    return Query(q, batch, 0)
 
 
 def timed(backend: Any, query: Query) -> float:
@@ -527,7 +532,7 @@ def timed(backend: Any, query: Query) -> float:
     seconds = []
     for _ in range(REPEATS + 2):
         start = time.perf_counter()
-        backend.attend(query.layer, query.q, query.batch, query.scale)
+        backend.attend(query.layer, query.q, query.batch)
         if query.q.device.type == "cuda":
             torch.cuda.synchronize()
         seconds.append(time.perf_counter() - start)

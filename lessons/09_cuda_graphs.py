@@ -422,9 +422,9 @@ def reasons() -> None:
     }
     rows = []
     for name, make in cases.items():
-        why = make().engine.eager
+        why = make().engine.worker.eager
         rows.append([name, f"from Python: {why}" if why else "replayed"])
-    lesson.say("Not every engine replays. Each says why not (engine.eager, and the probe graph.choose):")
+    lesson.say("Not every engine replays. Each says why not (engine.worker.eager, and the probe graph.choose):")
     columns = [Col("settings", wraps=True), Col("its decode steps", wraps=True)]
     lesson.show(Drawing(lambda canvas: table(canvas, columns, rows)))
 

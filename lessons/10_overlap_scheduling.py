@@ -296,7 +296,7 @@ def thrown_away(engine, written: list[int]) -> None:
         if step >= known - 1
     ]
     lesson.show(Drawing(lambda canvas: table(canvas, columns, rows)))
-    held = engine.pool.num_pages - engine.scheduler.num_available
+    held = engine.pool.num_pages - engine.scheduler.manager.num_available
     lesson.say(
         f"""Thrown away: [bold]{counted(sum(map(len, ending.gone.values())), "row")}[/] (overlap.discard). Nothing of it
         is left. {first} has its {counted(len(requests[0].output_ids), "token")} and no more, and requests still hold

@@ -345,11 +345,11 @@ def expert_numbers(moe: MixtureOfExperts) -> int:
 
 def dense_twin(width: int):
     """The same model again, with one network of this width in the place of each layer's experts. Weights are random."""
-    from minillm.kernels.choose import choose_kernels
     from minillm.layers.build import LayerBuild
     from minillm.models.llama import LlamaMLP
     from minillm.quantization.format import OneFormat
     from minillm.quantization.packed import choose_format
+    from minillm.worker.platform import choose_kernels
 
     engine = lesson.quiet_llm(**PLAIN).engine
     kernels = choose_kernels(engine.config.kernels, engine.device, engine.dtype)

@@ -8,6 +8,7 @@ from typing import Any
 from minillm.checks import at_least, is_number, one_of
 
 DTYPES = ("auto", "float32", "bfloat16", "float16")
+ATTENTION_BACKENDS = ("naive", "reference", "blockwise", "cpu", "triton", "flash")
 
 # What other engines call our settings. Their names are accepted and mean the same.
 ALIASES = {
@@ -54,9 +55,10 @@ ONLY: dict[str, tuple[Any, ...]] = {
 }
 
 
-@dataclass
+@dataclass(frozen=True)
 class EngineConfig:
-    """Every switch of the engine. Names are vLLM's wherever vLLM has the setting; `ALIASES` lists the others.
+    """Every switch of the engine, as it was asked for: nobody ever writes into it, and what "auto" became stands in
+    `minillm.setup.Setup`. Names are vLLM's wherever vLLM has the setting; `ALIASES` lists the others.
 
     model: a bundled model's name ("nano-llama"), a folder, or a name on the Hugging Face Hub.
     tokenizer: where the tokenizer lies, if not with the model.
@@ -83,9 +85,10 @@ class EngineConfig:
     scheduling_policy: who is admitted first: "fcfs" (who came first), "lpm" (who has most in the prefix cache), or
         "priority".
     reuse_kv: off, every step forgets the cache and computes all tokens again: what a KV cache saves, seen.
-    attention_backend: "auto", "reference" (plain torch), "blockwise" (plain torch that decodes block by block, as the
-        GPU's kernel does: for looking), "cpu" (compiled, decode reads pages in place), "triton" (the same on a GPU,
-        and for prompts too), or "flash" (the flash-attn package, where it is installed).
+    attention_backend: "auto", "naive" (as one would write it down: the oracle of the others, and slow), "reference"
+        (plain torch), "blockwise" (plain torch that decodes block by block, as the GPU's kernel does: for looking),
+        "cpu" (compiled, decode reads pages in place), "triton" (the same on a GPU, and for prompts too), or "flash"
+        (the flash-attn package, where it is installed).
     kernels: what computes between the matrix products: "auto", "torch", "cpu" (compiled on this machine at first
         use), or "triton" (the same for GPUs; these also multiply a few rows with a matrix).
     pack_weights: on a CPU, store weights in the layout that its matrix library reads fastest.
@@ -115,7 +118,7 @@ class EngineConfig:
     enable_chunked_prefill: bool = True
     long_prefill_token_threshold: int = 0
     batching: str = "continuous"
-    prefix_cache: str = "auto"
+    prefix_cache: str | None = "auto"
     scheduling_policy: str = "fcfs"
     reuse_kv: bool = True
     attention_backend: str = "auto"
@@ -156,26 +159,20 @@ class EngineConfig:
         one_of("dtype", self.dtype, DTYPES)
         one_of("load_format", self.load_format, ("auto", "dummy"))
         one_of("batching", self.batching, ("continuous", "static"))
-        if self.prefix_cache is None:  # as --set prefix_cache=none is read
-            self.prefix_cache = "none"
-        one_of("prefix_cache", self.prefix_cache, ("auto", "radix", "none"))
+        if self.prefix_cache is not None:  # which is how --set prefix_cache=none is read
+            one_of("prefix_cache", self.prefix_cache, ("auto", "radix", "none"))
         one_of("scheduling_policy", self.scheduling_policy, ("fcfs", "lpm", "priority"))
         one_of("enforce_eager", self.enforce_eager, ("auto", True, False))
         one_of("async_scheduling", self.async_scheduling, ("auto", True, False))
         if self.async_scheduling is True and not self.reuse_kv:
             raise ValueError("async_scheduling is True, but with reuse_kv=False each step needs the tokens before it")
-        if self.prefix_cache == "auto":
-            self.prefix_cache = "radix" if self.reuse_kv else "none"
         if self.prefix_cache == "radix" and not self.reuse_kv:
             raise ValueError("prefix_cache is 'radix', but with reuse_kv=False no step finds what another computed")
-        if self.scheduling_policy == "lpm" and self.prefix_cache == "none":
+        if self.scheduling_policy == "lpm" and not self.shares_prefixes:
             raise ValueError("scheduling_policy is 'lpm', which orders by cached prefixes, but prefix_cache is 'none'")
-        backends = ("auto", "reference", "blockwise", "cpu", "triton", "flash")
-        one_of("attention_backend", self.attention_backend, backends)
+        one_of("attention_backend", self.attention_backend, ("auto", *ATTENTION_BACKENDS))
         one_of("kernels", self.kernels, ("auto", "torch", "cpu", "triton"))
-        if self.page_size == "auto":
-            self.page_size = 256 if self.attention_backend == "flash" else 16
-        if self.page_size != "max_model_len":
+        if self.page_size not in ("auto", "max_model_len"):
             at_least("page_size", self.page_size, 1, "tokens a page (16 is usual), 'auto', or 'max_model_len'")
         for name in ("max_num_seqs", "max_num_batched_tokens"):
             at_least(name, getattr(self, name), 1)
@@ -188,13 +185,15 @@ class EngineConfig:
                 f"gpu_memory_utilization is {self.gpu_memory_utilization!r}; it is a share, above 0 and at most 1"
             )
         if self.max_model_len is not None:
-            self.resolve(self.max_model_len)
+            self.check_limit(self.max_model_len)
 
-    def resolve(self, max_model_len: int) -> None:
-        """Fix what depends on the context limit, once that is known, and refuse what cannot work with it."""
-        self.max_model_len = max_model_len
-        if self.page_size == "max_model_len":
-            self.page_size = max_model_len
+    @property
+    def shares_prefixes(self) -> bool:
+        """Whether requests find what others have computed: what ``prefix_cache`` comes to."""
+        return self.prefix_cache == "radix" or (self.prefix_cache == "auto" and self.reuse_kv)
+
+    def check_limit(self, max_model_len: int) -> None:
+        """ValueError for what cannot work with a context limit, once that is known."""
         whole = ""
         if not self.reuse_kv:
             whole = "reuse_kv=False"

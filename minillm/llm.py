@@ -1,11 +1,12 @@
 """LLM: the engine as a Python object. The interface is vLLM's, so what runs there runs here with its import changed."""
 
-from collections.abc import Generator, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from numbers import Integral
 from typing import Any
 
 from minillm.config import EngineConfig
 from minillm.debug.stops import arm_from_environment
+from minillm.engine.client import EngineClient, InProcessClient
 from minillm.engine.engine import Engine, Prompt
 from minillm.files import read_json
 from minillm.request import Request, RequestOutput, SamplingParams
@@ -26,15 +27,15 @@ class LLM:
     def __init__(self, model: str | None = None, **settings: Any) -> None:
         arm_from_environment()
         given = settings if model is None else {"model": model, **settings}  # SGLang calls it model_path
-        self.engine = Engine(EngineConfig.from_settings(**given))
-        self._others: dict[int, list[RequestOutput]] = {}  # outputs of requests that another call is waiting for
+        self.engine = Engine(EngineConfig.from_settings(**given))  # for whoever looks inside
+        self.client: EngineClient = InProcessClient(self.engine)
 
     def get_tokenizer(self) -> Tokenizer:
-        return self.engine.tokenizer
+        return self.client.tokenizer
 
     def get_default_sampling_params(self) -> SamplingParams:
         """What counts where no sampling parameters are given: what generation_config.json says, else vLLM's own."""
-        path = self.engine.folder / "generation_config.json"
+        path = self.client.setup.folder / "generation_config.json"
         raw = read_json(path) if path.exists() else {}
         try:
             return SamplingParams(**{name: raw[name] for name in DEFAULTS if raw.get(name) is not None})
@@ -43,7 +44,7 @@ class LLM:
 
     def flush_cache(self) -> bool:
         """Forget all cached prefixes. RuntimeError unless nothing runs and nothing waits."""
-        self.engine.flush_cache()
+        self.client.flush_cache()
         return True
 
     reset_prefix_cache = flush_cache  # vLLM's name
@@ -63,7 +64,7 @@ class LLM:
         finals: dict[int, RequestOutput] = {}
         requests = self._add(as_prompts(prompts), sampling_params, priority, stream=False)
         with _progress(len(requests), use_tqdm) as advance:
-            for output in self._run(requests):
+            for output in self.client.outputs(requests):
                 if output.finished:
                     finals[output.request_id] = output
                     advance(sum(len(answer.token_ids) for answer in output.outputs))
@@ -89,7 +90,7 @@ class LLM:
 
         Leaving the loop early aborts what is unfinished.
         """
-        return self._run(self._add(as_prompts(prompts), sampling_params, priority, stream=True))
+        return self.client.outputs(self._add(as_prompts(prompts), sampling_params, priority, stream=True))
 
     def stream_chat(
         self,
@@ -103,7 +104,7 @@ class LLM:
     def _chat_prompts(self, messages: Sequence[Message] | Sequence[Sequence[Message]]) -> list[Prompt]:
         several = not messages or not isinstance(messages[0], dict)
         conversations: Any = messages if several else [messages]
-        tokenizer = self.engine.tokenizer
+        tokenizer = self.client.tokenizer
         texts = [tokenizer.apply_chat_template(list(conversation)) for conversation in conversations]
         return [
             {"prompt": text, "prompt_token_ids": tokenizer.encode(text, add_special_tokens=False)} for text in texts
@@ -122,9 +123,9 @@ class LLM:
         requests: list[Request] = []
         try:
             for prompt, one, rank in zip(prompts, given, priorities):
-                requests.append(self.engine.add_request(prompt, one, stream, rank))
+                requests.append(self.client.add_request(prompt, one, stream, rank))
         except BaseException:
-            self._abort(requests)
+            self.client.abort_all(requests)
             raise
         return requests
 
@@ -133,56 +134,13 @@ class LLM:
         given = _one_each("priorities", 0 if priority is None else priority, prompts)
         if isinstance(priority, bool) or not all(isinstance(one, Integral) for one in given):
             raise ValueError(f"priority is {priority!r}; it must be a whole number, or one for each prompt")
-        policy = self.engine.config.scheduling_policy
+        policy = self.client.setup.config.scheduling_policy
         if any(given) and policy != "priority":
             raise ValueError(
                 f"priority is {priority!r}, but scheduling_policy is {policy!r}; build the LLM with "
                 "scheduling_policy='priority', or leave priority out"
             )
         return [int(one) for one in given]
-
-    def _run(self, requests: list[Request]) -> Iterator[RequestOutput]:
-        """Step until these requests have ended. Left early (an error, Ctrl-C, a closed loop), they are aborted."""
-        outputs = self._outputs(requests)
-        next(outputs)  # to its first yield: a generator that never began would not abort them either
-        return outputs
-
-    def _outputs(self, requests: list[Request]) -> Generator[Any, None, None]:
-        open_ids = {request.id for request in requests}
-        self._others.update({request.id: [] for request in requests})
-        try:
-            yield
-            while open_ids:
-                for output in self._next_outputs(open_ids):
-                    if output.finished:
-                        open_ids.discard(output.request_id)
-                    yield output
-        finally:
-            self._abort(request for request in requests if request.id in open_ids)
-            for request in requests:
-                self._others.pop(request.id, None)
-
-    def _next_outputs(self, ids: set[int]) -> Iterable[RequestOutput]:
-        """Outputs for these requests: what an interleaved call has put by for them, else those of the next step."""
-        if not any(self._others[id] for id in ids):
-            for output in self.engine.step():
-                if output.request_id in self._others:
-                    self._others[output.request_id].append(output)
-            if not self.engine.has_requests:
-                for id in [id for id in ids if not self._others[id]]:
-                    # It ended where nobody looked: in a step that was cut short, or aborted by somebody else.
-                    if final := self.engine.abort(id):
-                        self._others[id].append(final)
-                    else:
-                        ids.discard(id)
-        waiting = [output for id in sorted(ids) for output in self._others[id]]
-        for id in ids:
-            self._others[id] = []
-        return waiting
-
-    def _abort(self, requests: Iterable[Request]) -> None:
-        for request in requests:
-            self.engine.abort(request.id)
 
 
 def as_prompts(prompts: Prompt | Sequence[Prompt]) -> list[Prompt]:

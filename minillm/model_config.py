@@ -141,10 +141,6 @@ class ModelConfig:
         """How many tokens back this layer sees, itself included; None is all."""
         return self.layer_windows[layer] if self.layer_windows else None
 
-    def kv_bytes_per_token(self, itemsize: int) -> int:
-        """``2 * L * Hkv * D * itemsize``: the keys and values of one token in all layers."""
-        return 2 * self.num_hidden_layers * self.num_key_value_heads * self.head_dim * itemsize
-
 
 def _rope_config(raw: dict[str, Any]) -> RopeConfig:
     """transformers v5 keeps everything in ``rope_parameters``; v4 has ``rope_theta`` beside ``rope_scaling``."""

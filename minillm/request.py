@@ -11,6 +11,7 @@ __all__ = [
     "Candidate",
     "CompletionOutput",
     "Logprob",
+    "Place",
     "Request",
     "RequestOutput",
     "RequestState",
@@ -29,18 +30,35 @@ class RequestState(enum.Enum):
     FINISHED = "finished"
 
 
+@dataclass(slots=True)
+class Place:
+    """What a request has while it runs, and loses as a whole when it is preempted or ends: `Request.leave`.
+
+    seat: its row in the runner's per-request arrays (SGLang: req_pool_idx), -1 if it has none.
+    pages: its page table: page ``i`` holds tokens ``i * page_size`` to ``(i + 1) * page_size - 1``.
+    num_computed: how many of its tokens have their keys and values in these pages.
+    last_on_device: whether the runner still has its last token at that seat, so that a plan need not name it.
+    node, num_shareable: where its path in the prefix cache ends, and how many of its pages lie on it. No node: it
+    shares with nobody. num_offered: how many of its pages were full when the cache was last offered any.
+    """
+
+    seat: int = -1
+    pages: list[int] = field(default_factory=list)
+    num_computed: int = 0
+    last_on_device: bool = False
+    node: Any = field(default=None, repr=False)
+    num_shareable: int = 0
+    num_offered: int = 0
+
+
 @dataclass(eq=False)
 class Request:
     """One prompt and one answer that is generated for it.
 
-    num_computed: how many of its tokens have their keys and values in the cache.
-    pages: its page table: page ``i`` holds tokens ``i * page_size`` to ``(i + 1) * page_size - 1``.
-    node, num_shareable: where its path in the prefix cache ends, and how many of its pages lie on it.
+    place: where it is while it runs: seat, pages, what of it is computed.
     num_cached: prompt tokens that were found in the prefix cache when it was first admitted, None before that.
     namespace: requests share prefixes only within one (vLLM: cache_salt).
     priority: lower goes first, with ``scheduling_policy="priority"``. overtaken: how many later ones went before it.
-    seat: its row in the runner's per-request arrays while it runs (SGLang: req_pool_idx), -1 otherwise.
-    last_on_device: whether the runner still has its last token at that seat, so that a plan need not name it.
     in_flight: tokens that were sampled or soon will be in steps whose result nobody has read (overlap scheduling).
     stream: whether every new token is worth an output, or only the end.
     stop_ids: tokens that end it. end_ids: those that min_tokens forbids, which are the model's own end tokens too.
@@ -58,16 +76,11 @@ class Request:
     prompt: str | None = None
     stop_ids: frozenset[int] = frozenset()
     output_ids: list[int] = field(default_factory=list)
-    num_computed: int = 0
-    pages: list[int] = field(default_factory=list)
-    node: Any = field(default=None, repr=False)
-    num_shareable: int = 0
+    place: Place = field(default_factory=Place)
     num_cached: int | None = None
     namespace: Hashable = None
     priority: int = 0
     overtaken: int = 0
-    seat: int = -1
-    last_on_device: bool = False
     in_flight: int = 0
     stream: bool = False
     state: RequestState = RequestState.WAITING
@@ -81,6 +94,18 @@ class Request:
     broken: bool = False
     logprobs: list[list[Candidate]] = field(default_factory=list, repr=False)
     prompt_logprobs: list[list[Candidate] | None] = field(default_factory=list, repr=False)
+
+    @property
+    def seat(self) -> int:
+        return self.place.seat
+
+    @property
+    def pages(self) -> list[int]:
+        return self.place.pages
+
+    @property
+    def num_computed(self) -> int:
+        return self.place.num_computed
 
     @property
     def num_tokens(self) -> int:
@@ -98,7 +123,7 @@ class Request:
         one."""
         if self.in_flight and len(self.output_ids) + self.in_flight >= self.max_tokens:
             return 0  # the last one is on its way, and its KV is never needed
-        return len(self.prompt_ids) + len(self.output_ids) + self.in_flight - self.num_computed
+        return len(self.prompt_ids) + len(self.output_ids) + self.in_flight - self.place.num_computed
 
     @property
     def finished(self) -> bool:
@@ -108,6 +133,15 @@ class Request:
     def wants_prompt_logprobs(self) -> bool:
         """Whether its prompt's logits are needed, all of them: no other request's keys and values will do."""
         return self.params.prompt_logprobs is not None and self.leader is None
+
+    @property
+    def group(self) -> int:
+        """All answers to one prompt have the same: the id of the first."""
+        return self.id if self.leader is None else self.leader.id
+
+    def leave(self) -> None:
+        """Lose seat and pages, and with them all that was computed. Its tokens stay, those in flight too."""
+        self.place = Place()
 
     def token_ids(self, start: int, count: int) -> list[int]:
         """Known tokens ``start`` to ``start + count - 1``, prompt and output taken as one sequence."""

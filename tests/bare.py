@@ -5,8 +5,9 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from minillm.attention.backend import AttentionShape
 from minillm.attention.batch import ForwardBatch
-from minillm.attention.reference import ReferenceAttention
+from minillm.attention.gather import GatherAttention
 from minillm.kvcache.storage import KVCache
 from minillm.layers.build import LayerBuild
 from minillm.model_config import ModelConfig
@@ -35,8 +36,8 @@ class Bare:
         self.model: nn.Module = build_model(self.config, build)
         load_weights(self.model, folder, CPU)
         self.model.make_tables(PAGE * PAGES, CPU)  # type: ignore[operator]
-        heads = max(self.config.num_key_value_heads // build.group.size, 1)
-        self.cache = KVCache(self.config, 2 * PAGES, PAGE, heads, build.dtype, CPU)
+        self.backend = GatherAttention(AttentionShape.of(self.config, build.dtype, CPU, build.group))
+        self.cache = KVCache(self.backend.shape.kv, 2 * PAGES, PAGE, CPU)
         self.lengths = [0, 0]
 
     @torch.inference_mode()
@@ -56,7 +57,7 @@ class Bare:
             num_single=counts.count(1),
             sample_rows=None,
             kv_cache=self.cache,
-            backend=ReferenceAttention(),
+            backend=self.backend,
         )
         batch.plan = batch.backend.prepare(batch)
         for request, tokens in rows:

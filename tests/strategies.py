@@ -38,7 +38,7 @@ SWITCHES: dict[str, st.SearchStrategy[Any]] = {
     "reuse_kv": st.sampled_from([True, True, False]),
     "pack_weights": st.booleans(),
     "kernels": st.sampled_from(["auto", "torch"]),
-    "attention_backend": st.sampled_from(["auto", "reference"]),
+    "attention_backend": st.sampled_from(["auto", "reference", "naive"]),
     "enforce_eager": st.sampled_from(["auto", True, False, False]),
     "seed": st.integers(0, 3),
 }

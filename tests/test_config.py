@@ -6,15 +6,19 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tiny import LLAMA, edit_json, make_llama, write_v4_config
+from tiny import LLAMA, Oracle, edit_json, make_llama, write_v4_config
 
 from minillm.config import ALIASES, ONLY, SWITCH_ALIASES, EngineConfig
+from minillm.engine.engine import Engine
 from minillm.model_config import ModelConfig
+from minillm.probe import listen
+from minillm.setup import Setup
 
 
 def test_defaults_are_possible_settings() -> None:
     config = EngineConfig()
-    assert (config.model, config.page_size, config.batching) == ("nano-llama", 16, "continuous")
+    assert (config.model, config.batching, config.max_num_seqs) == ("nano-llama", "continuous", 256)
+    assert Setup.of(config).page_size == 16
 
 
 def test_every_alias_names_a_setting() -> None:
@@ -38,8 +42,8 @@ def test_every_switch_alias_means_one_of_our_values(alias: str) -> None:
 
 
 def test_the_prefix_cache_needs_kv_that_is_kept() -> None:
-    assert EngineConfig(prefix_cache="auto").prefix_cache == "radix"
-    assert EngineConfig(prefix_cache="auto", reuse_kv=False).prefix_cache == "none"
+    assert Setup.of(EngineConfig(prefix_cache="auto")).shares_prefixes
+    assert not Setup.of(EngineConfig(prefix_cache="auto", reuse_kv=False)).shares_prefixes
     with pytest.raises(ValueError, match="reuse_kv=False"):
         EngineConfig(prefix_cache="radix", reuse_kv=False)
     with pytest.raises(ValueError, match="prefix_cache is 'none'"):
@@ -49,7 +53,7 @@ def test_the_prefix_cache_needs_kv_that_is_kept() -> None:
 def test_the_prefix_cache_can_be_turned_off_in_every_writing() -> None:
     """``--set prefix_cache=none`` on a command line reads as Python's None."""
     for off in ("none", None):
-        assert EngineConfig(prefix_cache=off).prefix_cache == "none"
+        assert not Setup.of(EngineConfig(prefix_cache=off)).shares_prefixes
 
 
 def test_the_same_setting_twice_under_two_names() -> None:
@@ -59,23 +63,45 @@ def test_the_same_setting_twice_under_two_names() -> None:
 
 
 def test_a_page_may_be_a_whole_request() -> None:
-    config = EngineConfig(page_size="max_model_len", max_model_len=100)
-    assert config.page_size == 100
-    config = EngineConfig(page_size="max_model_len")
-    assert config.page_size == "max_model_len"  # not known yet
-    config.resolve(256)
-    assert config.page_size == 256 == config.max_model_len
+    assert Setup.of(EngineConfig(page_size="max_model_len", max_model_len=100)).page_size == 100
+    setup = Setup.of(EngineConfig(page_size="max_model_len"))
+    assert setup.page_size == setup.max_model_len == setup.model_config.context_limit == 2048
 
 
 def test_what_needs_whole_sequences_in_a_step_is_checked_once_the_limit_is_known() -> None:
-    config = EngineConfig(reuse_kv=False, max_num_batched_tokens=100)
+    sizes: dict[str, Any] = {"reuse_kv": False, "max_num_batched_tokens": 100}
+    config = EngineConfig(**sizes)  # the model's own limit is not known yet
+    with pytest.raises(ValueError, match=r"max_num_batched_tokens is 100.*max_model_len=2048"):
+        Setup.of(config)
     with pytest.raises(ValueError, match="max_num_batched_tokens is 100"):
-        config.resolve(101)
-    config.resolve(100)
+        EngineConfig(**sizes, max_model_len=101)
+    assert Setup.of(EngineConfig(**sizes, max_model_len=100)).max_model_len == 100
+
+
+def test_nobody_writes_into_a_config_and_each_model_gets_its_own_limit(oracle: Oracle) -> None:
+    """A config is what was asked for, also after an engine was made of it, and whoever else is made of it."""
+    config = EngineConfig()
+    before = dataclasses.asdict(config)
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        config.page_size = 3  # type: ignore[misc]
+    other = dataclasses.replace(config, model=str(oracle.folder))
+    assert (Setup.of(config).max_model_len, Setup.of(other).max_model_len) == (2048, 256)
+    Engine(dataclasses.replace(other, num_pages=4, page_size=64))
+    assert dataclasses.asdict(config) == before
+
+
+def test_what_auto_became_stands_in_the_setup_with_its_reason() -> None:
+    setup = Setup.of(EngineConfig(device="cpu"))
+    assert setup.reasons["dtype"].startswith("float32: ") and setup.reasons["page_size"].startswith("16: ")
+    assert setup.reasons["async_scheduling"].startswith("False: on a CPU") and "device" not in setup.reasons
+    assert Setup.of(EngineConfig(device="cpu", dtype="bfloat16", page_size=4, async_scheduling=True)).reasons == {}
+    with listen("engine.step", lambda event: None):
+        assert Setup.of(EngineConfig()).watched == "somebody listens to the probes"
+    assert Setup.of(EngineConfig()).watched is None
 
 
 def test_a_config_prints() -> None:
-    assert "page_size=16" in repr(EngineConfig()) and "raw" not in repr(ModelConfig.from_dict(LLAMA))
+    assert "page_size=16" in repr(EngineConfig(page_size=16)) and "raw" not in repr(ModelConfig.from_dict(LLAMA))
 
 
 # --- ModelConfig
@@ -142,10 +168,6 @@ def test_end_tokens_are_one_or_several_and_generation_config_wins(tmp_path: Path
     assert ModelConfig.from_dict({**LLAMA, "eos_token_id": None}).eos_token_ids == ()
     edit_json(tmp_path / "generation_config.json", eos_token_id=[5, 6], temperature=0.1)
     assert ModelConfig.from_folder(tmp_path).eos_token_ids == (5, 6)
-
-
-def test_bytes_of_keys_and_values() -> None:
-    assert ModelConfig.from_dict(LLAMA).kv_bytes_per_token(2) == 2 * 3 * 2 * 16 * 2
 
 
 YARN = {"rope_type": "yarn", "rope_theta": 1e6, "factor": 4.0, "original_max_position_embeddings": 200}

@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import grimp  # comes with import-linter
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -23,12 +24,37 @@ def test_no_import_runs_up() -> None:
     assert done.returncode == 0, done.stdout + done.stderr
 
 
+def contract() -> str:
+    return (ROOT / "pyproject.toml").read_text(encoding="utf-8").partition("[[tool.importlinter.contracts]]")[2]
+
+
 def test_every_room_has_its_floor() -> None:
-    """A new folder or module stands in pyproject.toml's layers, or nothing would hold it to its place."""
-    contract = (ROOT / "pyproject.toml").read_text(encoding="utf-8").partition("layers = [")[2].partition("]")[0]
-    layered = set(re.findall(r"minillm\.(\w+)", contract))
-    here = {path.name.removesuffix(".py") for path in (ROOT / "minillm").iterdir() if has_code(path)}
-    assert here - layered <= {"__init__"}, "no floor for these in pyproject.toml"
+    """The floors are few, exhaustive (a new folder or module says where it lies) and without exceptions."""
+    said = contract()
+    layers = said.partition("layers = [")[2].partition("]")[0]
+    here = {path.name.removesuffix(".py") for path in (ROOT / "minillm").iterdir() if has_code(path)} - {"__init__"}
+    assert here == set(re.findall(r"\w+", layers)), "pyproject.toml's floors and the rooms that there are"
+    assert "exhaustive = true" in said and "ignore_imports" not in said and said.count("[[tool") == 0
+    assert len(re.findall(r'^    "', layers, flags=re.MULTILINE)) <= 18
+
+
+def test_no_files_import_each_other_in_a_circle() -> None:
+    """Not even through others; only names for types may be looked up the other way round."""
+    graph = grimp.build_graph("minillm", exclude_type_checking_imports=True, cache_dir=None)
+    imports = {module: graph.find_modules_directly_imported_by(module) for module in graph.modules}
+    while leaves := {module for module, found in imports.items() if not found & imports.keys()}:
+        imports = {module: found for module, found in imports.items() if module not in leaves}
+    assert not imports, f"in circles, or above one: {sorted(imports)}"
+
+
+def test_functions_fit_a_screen() -> None:
+    long = [
+        f"{name(path)}:{node.lineno} {node.name}: {node.end_lineno - node.lineno + 1} lines"
+        for path in [*SOURCES, *sorted((ROOT / "lessons").glob("*.py"))]
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.FunctionDef) and node.end_lineno and node.end_lineno - node.lineno >= 60
+    ]
+    assert not long, "\n".join(long)
 
 
 def test_every_direct_dependency_is_pinned() -> None:

@@ -35,7 +35,7 @@ def llm(shared: LLM) -> Iterator[LLM]:
     """One engine for the tests that leave it as they found it, which is looked at after each."""
     yield shared
     assert_idle(shared.engine)
-    assert not shared._others
+    assert not shared.client._others
 
 
 def ids(output: RequestOutput) -> list[int]:
@@ -542,7 +542,7 @@ def test_vllms_and_sglangs_names_mean_ours(oracle: Oracle, tmp_path: Path) -> No
 
 def test_sglangs_model_path_names_the_model(oracle: Oracle) -> None:
     llm = LLM(model_path=str(oracle.folder), max_total_tokens=512)
-    assert llm.engine.folder == oracle.folder and llm.engine.pool.num_pages == 32
+    assert llm.engine.setup.folder == oracle.folder and llm.engine.pool.num_pages == 32
 
 
 def test_the_model_given_under_both_names_is_refused(oracle: Oracle) -> None:

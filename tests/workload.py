@@ -161,7 +161,7 @@ def assert_idle(engine: Engine) -> None:
     assert engine.pool.num_used == 0, engine.pool
     assert sorted(engine.pool.free_pages) == list(range(engine.pool.num_pages))
     assert sorted(engine.scheduler.free_seats) == list(range(len(engine.scheduler.free_seats)))
-    assert not engine._answers and not engine.grammars.active
+    assert not engine._answers and not engine.core.grammars.active
 
 
 class Alone:

@@ -1,48 +1,48 @@
-"""Attention as the GPU's decode kernel does it, in plain torch, for looking. Prompts go as in the reference."""
+"""Attention as the GPU's decode kernel does it, in plain torch, for looking. Prompts are gathered."""
 
 from dataclasses import dataclass
-from typing import Any
 
 from torch import Tensor
 
+from minillm.attention.backend import AttentionShape
 from minillm.attention.batch import ForwardBatch
-from minillm.attention.reference import Gather, ReferenceAttention
+from minillm.attention.gather import GatherAttention
 from minillm.kernels.torch.attention import paged_decode
+from minillm.kernels.torch.kernels import TorchKernels
+from minillm.kvcache.storage import KVCache
 
 BLOCK = 16  # tokens that are looked at together
 BLOCKS_A_SPLIT = 4
 
 
-class BlockwiseAttention(ReferenceAttention):
+@dataclass
+class Singles:
+    """Requests with one token: decode needs no plan, only their number."""
+
+    num_requests: int
+    queries = 1
+
+
+class BlockwiseAttention(GatherAttention):
     """Decode reads pages where they lie, a block at a time, in splits of so many blocks."""
 
     name = "blockwise"
     gathers = False
     recordable: tuple[str, ...] = ()
 
-    def plan_singles(self, batch: ForwardBatch, first: int = 0, last: int | None = None) -> "Windowed":
-        return Windowed(batch.num_single, None)
+    def plan_singles(self, batch: ForwardBatch, first: int = 0, last: int | None = None) -> Singles:
+        return Singles(batch.num_single)
 
-    def decode(self, layer: int, q: Tensor, batch: ForwardBatch, plan: "Windowed | Gather", scale: float) -> Tensor:
+    def decode(self, layer: int, q: Tensor, batch: ForwardBatch, plan: Singles) -> Tensor:
         """One query a request: ``q [R, H, D]`` -> ``[R, H * D]``. Sums are kept in float32, as in the kernel."""
-        assert isinstance(plan, Windowed)
-        cache, (R, H, D) = batch.kv_cache, q.shape
-        Hkv = cache.tensor.shape[-2]
-        heads = q.reshape(R, Hkv, H // Hkv, D).float()  # query heads by the key/value head that they share
+        kv, (R, H, D) = batch.kv_cache[layer], q.shape
+        heads = q.reshape(R, kv.num_kv_heads, -1, D).float()  # query heads by the key/value head that they share
         out = paged_decode(
-            heads, cache.slots[layer], batch.page_table, batch.context_lens[:R], cache.page_size, scale,
-            BLOCK, BLOCKS_A_SPLIT, plan.window,
+            heads, kv.slots, batch.page_table, batch.context_lens[:R], kv.page_size, self.shape.scale,
+            BLOCK, BLOCKS_A_SPLIT, self.shape.windows[layer],
         )  # fmt: skip
         return out.to(q.dtype).view(R, H * D)
 
 
-@dataclass
-class Windowed:
-    """All that decode needs to know of a layer: how many requests there are, and its window."""
-
-    num_requests: int
-    window: int | None
-    queries: int = 1
-
-    def within(self, window: int, _batch: Any) -> "Windowed":
-        return Windowed(self.num_requests, window)
+def load(shape: AttentionShape, kernels: TorchKernels, cache: KVCache) -> tuple[BlockwiseAttention, str]:
+    return BlockwiseAttention(shape), "the GPU's kernel in plain torch, for looking"

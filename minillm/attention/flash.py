@@ -2,8 +2,8 @@
 
 Two packages are understood. FlashAttention-2 (``flash_attn``) has one function for requests with one token and another
 for all others, and wants pages of a multiple of 256 tokens. FlashAttention-3 (``flash_attn_interface``, for Hopper) has
-one for both, and takes pages of any size. Both read keys and values where they lie: a cache ``[P, S, 2, Hkv, D]`` is to
-them two tensors ``[P, S, Hkv, D]`` whose rows do not touch.
+one for both, and takes pages of any size. Both read keys and values where they lie: a layer's cache is to them two
+tensors ``[P, S, Hkv, D]`` whose rows do not touch.
 """
 
 from dataclasses import dataclass
@@ -16,9 +16,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from minillm.attention.backend import AttentionBackend
+from minillm.attention.backend import AttentionBackend, AttentionShape
 from minillm.attention.batch import ForwardBatch
 from minillm.attention.try_out import try_out
+from minillm.kernels.to_device import to_device
 from minillm.kernels.torch.kernels import TorchKernels
 from minillm.kvcache.storage import KVCache
 
@@ -32,7 +33,8 @@ ANY = 2**31 - 1  # longer than any context
 class FlashPlan:
     """A step as the package wants it; tensors are int32, on the device.
 
-    lengths [R]: how many tokens each request sees. longest: the most of them.
+    lengths [R]: how many tokens each request sees. longest: the most of them. seen: by a layer's window, how many keys
+    before a query it sees, and how many after it; -1 is all, and is the faster way to say so.
     table [R, pages]: each request's pages; None where the batch has it in int32 already.
     starts [R' + 1], key_starts [R' + 1]: of the R' requests with several tokens, how many queries, and how many tokens
     of context, all those before have together. most_queries: of one request; 0 if there is none with several.
@@ -40,6 +42,7 @@ class FlashPlan:
 
     lengths: Tensor
     longest: int
+    seen: dict[int | None, tuple[int, int]]
     table: Tensor | None = None
     starts: Tensor | None = None
     key_starts: Tensor | None = None
@@ -53,38 +56,38 @@ class FlashAttention(AttentionBackend):
     module, title = "flash_attn", "flash-attn 2"
     table_name, page_step = "block_table", 256
 
-    def __init__(self, package: ModuleType | None = None, recordable: bool = False) -> None:
+    def __init__(self, shape: AttentionShape, package: ModuleType | None = None, recordable: bool = False) -> None:
+        super().__init__(shape)
         self.package = package or import_module(self.module)
         self.recordable = ("cuda",) if recordable else ()
-        self._cache: KVCache | None = None
-        self._pages: list[tuple[Tensor, Tensor]] = []  # a layer's keys and values, [P, S, Hkv, D] each
 
     def prepare(self, batch: ForwardBatch) -> FlashPlan:
         singles, R = batch.num_single, batch.num_requests
         lengths, counts = np.array(batch.context_lens), np.array(batch.query_lens[singles:], dtype=np.int64)
         packed = np.concatenate([lengths, [0], counts.cumsum(), [0], lengths[singles:].cumsum()]).astype(np.int32)
-        numbers = torch.from_numpy(packed)
-        device = batch.page_table.device
-        if device.type == "cuda":
-            numbers = numbers.pin_memory().to(device, non_blocking=True)  # one copy for all three
+        numbers = to_device(packed, batch.page_table.device)  # one copy for all three
         on_device, starts, key_starts = numbers.split([R, R - singles + 1, R - singles + 1])
-        most = max(batch.query_lens[singles:], default=0)
-        return FlashPlan(on_device, int(lengths.max()), batch.page_table.int(), starts, key_starts, most)
+        most, longest = max(batch.query_lens[singles:], default=0), int(lengths.max())
+        return FlashPlan(on_device, longest, self._seen(longest), batch.page_table.int(), starts, key_starts, most)
 
-    def fixed_plan(self, lengths: Tensor, split_blocks: Tensor, kv_cache: KVCache) -> FlashPlan:
+    def fixed_plan(self, batch: ForwardBatch, lengths: Tensor, split_blocks: Tensor) -> FlashPlan:
         """A plan for any step of as many single tokens as ``lengths [R]`` has, for a CUDA graph. Into how many splits a
         context is cut, the package tells from the page table's width."""
-        return FlashPlan(lengths, ANY)
+        return FlashPlan(lengths, ANY, self._seen(ANY))
 
-    def attend(self, layer: int, q: Tensor, batch: ForwardBatch, scale: float, window: int | None = None) -> Tensor:
+    def _seen(self, longest: int) -> dict[int | None, tuple[int, int]]:
+        return {
+            window: (-1, -1) if window is None or window >= longest else (window - 1, 0) for window in self.shape.kinds
+        }
+
+    def attend(self, layer: int, q: Tensor, batch: ForwardBatch) -> Tensor:
         """``q [T, H, D]`` -> ``[T, H * D]``."""
         T, H, D = q.shape
-        plan, singles = batch.plan, batch.num_single
-        k, v = self._pages_of(batch.kv_cache)[layer]
+        plan, singles, kv = batch.plan, batch.num_single, batch.kv_cache[layer]
+        k, v = kv.keys, kv.values
         table = batch.page_table if plan.table is None else plan.table
-        # How many keys before a query it sees, and how many after it; -1 is all, and is the faster way to say so.
-        seen = (-1, -1) if window is None or window >= plan.longest else (window - 1, 0)
-        common = {"softmax_scale": scale, "causal": True, "window_size": seen}
+        seen = plan.seen[self.shape.windows[layer]]
+        common = {"softmax_scale": self.shape.scale, "causal": True, "window_size": seen}
         parts = []
         if singles:
             pages = {self.table_name: table[:singles]}
@@ -104,14 +107,8 @@ class FlashAttention(AttentionBackend):
             q, k, v, plan.starts, plan.key_starts, plan.most_queries, plan.longest, block_table=table, **common
         )
 
-    def _pages_of(self, cache: KVCache) -> list[tuple[Tensor, Tensor]]:
-        """Views made once, because making one costs as much as a small kernel."""
-        if self._cache is not cache:
-            self._cache, self._pages = cache, [layer.unbind(2) for layer in cache.tensor]
-        return self._pages
-
     @classmethod
-    def refusal(cls, kv_cache: KVCache, num_heads: int) -> str | None:
+    def refusal(cls, shape: AttentionShape, kv_cache: KVCache) -> str | None:
         """Why this version cannot work on this cache; None where it can, which a first run has shown."""
         if kv_cache.page_size % cls.page_step:
             step = cls.page_step
@@ -119,7 +116,7 @@ class FlashAttention(AttentionBackend):
                 f"page_size is {kv_cache.page_size}, and {cls.title} needs a multiple of {step}; set page_size={step}"
             )
         try:
-            try_out(cls(), kv_cache, num_heads)
+            try_out(cls(shape), kv_cache)
         except Exception as error:  # a package that was built for another torch or GPU fails in its own way
             lines = str(error).strip().splitlines() or [""]
             return f"{cls.title} failed on this machine: {type(error).__name__}: {lines[0]}"
@@ -142,20 +139,18 @@ class FlashAttention3(FlashAttention):
         )  # fmt: skip
 
 
-def choose_flash(
-    kernels: TorchKernels, cache: KVCache | None, num_heads: int | None
-) -> tuple[FlashAttention | None, str]:
+def load(shape: AttentionShape, kernels: TorchKernels, cache: KVCache) -> tuple[FlashAttention | None, str]:
     """The newest version that works on this cache, and its name; or None, and why none does, with what to do."""
-    if cache is not None and (why := unfit(cache.tensor.device, cache.tensor.dtype, cache.tensor.shape[-1])):
+    if why := unfit(shape.device, shape.dtype, shape.head_dim):
         return None, why
     found = [version for version in (FlashAttention3, FlashAttention) if find_spec(version.module)]
     if not found:
         return None, "the package flash-attn is not installed; pip install flash-attn --no-build-isolation"
     refusals = []
     for version in found:
-        refused = version.refusal(cache, num_heads) if cache is not None and num_heads else None
+        refused = version.refusal(shape, cache)
         if refused is None:  # graphs also need a kernel of Triton's, which draws their tokens
-            return version(recordable=kernels.name == "triton"), f"{version.title} can be had"
+            return version(shape, recordable=kernels.name == "triton"), f"{version.title} can be had"
         refusals.append(refused)
     return None, "; ".join(refusals)
 

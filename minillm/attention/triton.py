@@ -10,9 +10,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from minillm.attention.backend import AttentionBackend
+from minillm.attention.backend import AttentionBackend, AttentionShape
 from minillm.attention.batch import ForwardBatch
 from minillm.attention.try_out import try_out
+from minillm.kernels.to_device import to_device
+from minillm.kernels.torch.kernels import TorchKernels
 from minillm.kernels.triton.attention import MOST_SPLITS, Scratch, Tile, decode_tile, paged_decode
 from minillm.kernels.triton.load import failed
 from minillm.kernels.triton.prefill import paged_prefill, prefill_tile
@@ -20,24 +22,24 @@ from minillm.kvcache.storage import KVCache
 
 MOST_HEAD_SIZE = 256
 PROGRAMS_A_PROCESSOR = 4  # so many programs on each of the GPU's processors read memory as fast as it goes
+ALIGNED = 4  # numbers: Triton compiles a kernel once more for an address that is no multiple of 16 bytes
 
 
 @dataclass
 class TritonPlan:
     """A step as the kernels want it; tensors are int32, on the device.
 
-    lengths [R'], split_blocks [1], splits, tile: see `paged_decode`, for the R' requests with one token.
-    blocks [B, 4] and their tile: see `paged_prefill`, for all others.
-    The last two are None until the first layer, which shows how many query heads there are. A CUDA graph that was
-    captured with a plan holds on to it, and so to the memory that its kernels write.
+    lengths [R'], split_blocks [1], splits, tile, scratch: see `paged_decode`, for the R' requests with one token.
+    blocks [B, 4]: see `paged_prefill`, for all others; None if there are none. A CUDA graph that was captured with a
+    plan holds on to it, and so to the memory that its kernels write.
     """
 
     lengths: Tensor
     split_blocks: Tensor
     splits: int
     tile: Tile
-    scratch: Scratch | None = None
-    blocks: tuple[Tensor, Tile] | None = None
+    scratch: Scratch
+    blocks: Tensor | None = None
 
 
 class TritonAttention(AttentionBackend):
@@ -46,88 +48,92 @@ class TritonAttention(AttentionBackend):
     name = "triton"
     recordable = ("cuda",)
 
-    def __init__(self) -> None:
-        self._scratch: Scratch | None = None
+    def __init__(self, shape: AttentionShape) -> None:
+        super().__init__(shape)
+        self.programs, self.roomy = programs_of(shape.device), is_roomy(shape.device)
+        self.prefill_tile = prefill_tile(shape.dtype.itemsize, shape.head_dim, shape.group, self.roomy)
+        self.scratch = self._new_scratch(1, 1)
 
     @staticmethod
-    def refusal(kv_cache: KVCache, num_heads: int) -> str | None:
+    def refusal(shape: AttentionShape, kv_cache: KVCache) -> str | None:
         """Why these kernels cannot work on this cache; None where they can, which a first run has shown."""
-        head_dim = kv_cache.tensor.shape[-1]
-        if head_dim > MOST_HEAD_SIZE:
-            return f"the model's heads have {head_dim} numbers, and its kernels take at most {MOST_HEAD_SIZE}"
+        if shape.head_dim > MOST_HEAD_SIZE:
+            return f"the model's heads have {shape.head_dim} numbers, and its kernels take at most {MOST_HEAD_SIZE}"
         try:
-            try_out(TritonAttention(), kv_cache, num_heads)
+            try_out(TritonAttention(shape), kv_cache)
         except Exception as error:  # compilers raise whatever they like
             return failed("attention kernels", error)
         return None
 
     def prepare(self, batch: ForwardBatch) -> TritonPlan:
-        kv, singles = batch.kv_cache.tensor, batch.num_single
-        lengths, tile = np.array(batch.context_lens[:singles], dtype=np.int32), _tile_for(singles, kv)
-        each, splits = plan_splits(lengths, kv.shape[-2], tile.tokens, programs_of(kv.device))
-        # One copy for both. Three numbers between them, so that each begins at a multiple of 16 bytes in every step:
-        # Triton compiles a kernel once more for an address that is none.
-        packed = _to_device(np.append(np.array([each, 0, 0, 0], dtype=np.int32), lengths), kv.device)
-        return TritonPlan(packed[4:], packed[:1], splits, tile)
+        singles, device = batch.num_single, self.shape.device
+        lengths, tile = np.array(batch.context_lens[:singles], dtype=np.int32), self._tile_for(singles)
+        each, splits = plan_splits(lengths, self.shape.num_kv_heads, tile.tokens, self.programs)
+        start = ALIGNED + -(-singles // ALIGNED) * ALIGNED
+        several = singles < batch.num_requests
+        blocks = plan_blocks(batch, self.prefill_tile.rows // self.shape.group) if several else np.empty(0, np.int32)
+        packed = np.zeros(start + blocks.size, dtype=np.int32)  # one copy for all three
+        packed[0], packed[ALIGNED : ALIGNED + singles], packed[start:] = each, lengths, blocks.reshape(-1)
+        numbers = to_device(packed, device)
+        plan = self.plan_decode(numbers[ALIGNED : ALIGNED + singles], numbers[:1], splits, tile)
+        plan.blocks = numbers[start:].view(-1, 4) if several else None
+        return plan
 
-    def fixed_plan(self, lengths: Tensor, split_blocks: Tensor, kv_cache: KVCache) -> TritonPlan:
+    def fixed_plan(self, batch: ForwardBatch, lengths: Tensor, split_blocks: Tensor) -> TritonPlan:
         """A plan for any step of as many single tokens as ``lengths [R]`` has, for a CUDA graph: `blocks_a_split` says
         in each step how long a split is, and splits left over end at once."""
-        R, kv = len(lengths), kv_cache.tensor
-        return TritonPlan(lengths, split_blocks, _fixed_splits(R, kv), _tile_for(R, kv))
+        R = len(lengths)
+        return self.plan_decode(lengths, split_blocks, self._fixed_splits(R), self._tile_for(R))
 
-    def blocks_a_split(self, lengths: np.ndarray, size: int, kv_cache: KVCache) -> int:
+    def plan_decode(self, lengths: Tensor, split_blocks: Tensor, splits: int, tile: Tile) -> TritonPlan:
+        """A plan for requests with one token, and memory for their splits: kept from step to step, made anew when a
+        step needs more."""
+        shape, old = self.shape, self.scratch
+        parts, arrivals = (
+            len(lengths) * shape.num_heads * splits if splits > 1 else 1,
+            len(lengths) * shape.num_kv_heads,
+        )
+        if len(old.tops) < parts or len(old.arrivals) < arrivals:
+            self.scratch = self._new_scratch(max(parts, len(old.tops)), max(arrivals, len(old.arrivals)))
+        return TritonPlan(lengths, split_blocks, splits, tile, self.scratch)
+
+    def _new_scratch(self, parts: int, arrivals: int) -> Scratch:
+        device, numbers = self.shape.device, parts * max(1 << (self.shape.head_dim - 1).bit_length(), 16)
+        floats = torch.empty(numbers + 2 * parts, dtype=torch.float32, device=device)
+        shares = floats[:numbers], floats[numbers : numbers + parts], floats[numbers + parts :]
+        return Scratch(*shares, torch.zeros(arrivals, dtype=torch.int32, device=device))
+
+    def blocks_a_split(self, lengths: np.ndarray, size: int) -> int:
         """For contexts of these ``lengths [R]`` in a `fixed_plan` of ``size`` rows."""
-        kv = kv_cache.tensor
-        block = _tile_for(size, kv).tokens
-        each, _ = plan_splits(lengths, kv.shape[-2], block, programs_of(kv.device))
-        return max(each, -(-int(lengths.max(initial=1)) // (block * _fixed_splits(size, kv))))
+        block = self._tile_for(size).tokens
+        each, _ = plan_splits(lengths, self.shape.num_kv_heads, block, self.programs)
+        return max(each, -(-int(lengths.max(initial=1)) // (block * self._fixed_splits(size))))
 
-    def attend(self, layer: int, q: Tensor, batch: ForwardBatch, scale: float, window: int | None = None) -> Tensor:
+    def attend(self, layer: int, q: Tensor, batch: ForwardBatch) -> Tensor:
         """``q [T, H, D]`` -> ``[T, H * D]``."""
         T, H, D = q.shape
-        plan, kv, singles = batch.plan, batch.kv_cache, batch.num_single
-        rows, Hkv = kv.slots[layer], kv.tensor.shape[-2]
+        plan, kv, singles, shape = batch.plan, batch.kv_cache[layer], batch.num_single, self.shape
+        how = kv.page_size, shape.num_kv_heads, shape.scale, shape.windows[layer]
         out = q.new_empty(T, H * D)
         if singles:
-            if plan.scratch is None:
-                plan.scratch = self._scratch_for(singles, H, Hkv, D, plan.splits, q.device)
             paged_decode(
-                q[:singles], rows, batch.page_table, plan.lengths, plan.split_blocks, plan.splits, plan.tile,
-                programs_of(q.device), plan.scratch, out, kv.page_size, Hkv, scale, window,
+                q[:singles], kv.slots, batch.page_table, plan.lengths, plan.split_blocks, plan.splits, plan.tile,
+                self.programs, plan.scratch, out, *how,
             )  # fmt: skip
-        if singles < T:
-            if plan.blocks is None:
-                tile = prefill_tile(q.itemsize, D, H // Hkv, is_roomy(q.device))
-                plan.blocks = _to_device(plan_blocks(batch, tile.rows // (H // Hkv)), q.device), tile
-            blocks, tile = plan.blocks
-            paged_prefill(q, rows, batch.page_table, blocks, tile, out, kv.page_size, Hkv, scale, window)
+        if plan.blocks is not None:
+            paged_prefill(q, kv.slots, batch.page_table, plan.blocks, self.prefill_tile, out, *how)
         return out
 
-    def _scratch_for(self, R: int, H: int, Hkv: int, D: int, splits: int, device: torch.device) -> Scratch:
-        """Kept from step to step, made anew when a step needs more."""
-        parts = R * H * splits if splits > 1 else 1
-        numbers, arrivals = parts * max(1 << (D - 1).bit_length(), 16), R * Hkv
-        old = self._scratch
-        if old is None or old.parts.numel() < numbers or len(old.tops) < parts or len(old.arrivals) < arrivals:
-            floats = torch.empty(numbers + 2 * parts, dtype=torch.float32, device=device)
-            shares = floats[:numbers], floats[numbers : numbers + parts], floats[numbers + parts :]
-            self._scratch = old = Scratch(*shares, torch.zeros(arrivals, dtype=torch.int32, device=device))
-        return old
+    def _tile_for(self, requests: int) -> Tile:
+        """The decode tile for so many requests with one token."""
+        few = requests * self.shape.num_kv_heads * 2 * PROGRAMS_A_PROCESSOR <= self.programs
+        return decode_tile(self.shape.dtype.itemsize, self.shape.head_dim, few and self.roomy)
 
-
-def _tile_for(requests: int, kv: Tensor) -> Tile:
-    """The decode tile for so many requests with one token, over a cache ``kv [..., Hkv, D]``."""
-    Hkv, D = kv.shape[-2:]
-    few = requests * Hkv * 2 * PROGRAMS_A_PROCESSOR <= programs_of(kv.device)
-    return decode_tile(kv.itemsize, D, few and is_roomy(kv.device))
-
-
-def _fixed_splits(size: int, kv: Tensor) -> int:
-    """Into how many splits a context may be cut in a batch of ``size``: enough to make the GPU busy twice over, for
-    some requests may be short."""
-    wanted = max(-(-2 * programs_of(kv.device) // (size * kv.shape[-2])), 1)
-    return MOST_SPLITS if size <= 8 else min(1 << (wanted - 1).bit_length(), MOST_SPLITS)
+    def _fixed_splits(self, size: int) -> int:
+        """Into how many splits a context may be cut in a batch of ``size``: enough to make the GPU busy twice over, for
+        some requests may be short."""
+        wanted = max(-(-2 * self.programs // (size * self.shape.num_kv_heads)), 1)
+        return MOST_SPLITS if size <= 8 else min(1 << (wanted - 1).bit_length(), MOST_SPLITS)
 
 
 def plan_splits(lengths: np.ndarray, num_kv_heads: int, block: int, programs: int) -> tuple[int, int]:
@@ -177,6 +183,6 @@ def is_roomy(device: torch.device) -> bool:
     return getattr(properties, "shared_memory_per_block_optin", 0) >= 160 * 1024
 
 
-def _to_device(array: np.ndarray, device: torch.device) -> Tensor:
-    tensor = torch.from_numpy(array)
-    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor
+def load(shape: AttentionShape, kernels: TorchKernels, cache: KVCache) -> tuple[TritonAttention | None, str]:
+    why_not = TritonAttention.refusal(shape, cache)
+    return (None, why_not) if why_not else (TritonAttention(shape), "Triton's kernels")

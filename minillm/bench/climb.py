@@ -74,7 +74,7 @@ def measure_rung(ground: Ground, settings: dict[str, Any], records: bool) -> tup
     try:
         config = engine.config
         if records and not config.enforce_eager and engine.runner.graphs is None:
-            return None, engine.eager
+            return None, engine.worker.eager
         work = ground.work.within(engine.model_config.vocab_size)
         few = min(config.max_num_seqs, len(work.prompts))
         serve(engine, Traffic(work.name, work.prompts[:few], [2] * few), temperature=0)

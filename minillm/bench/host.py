@@ -114,8 +114,9 @@ def watched(engine: Engine) -> Iterator[Stopwatch]:
         ]
     with ExitStack() as restore:
         if engine.device.type == "cpu" and engine.overlap:  # one thread, or the two would be timed as one
-            restore.callback(setattr, engine.overlap, "device", engine.overlap.device)
-            engine.overlap.device = runner
+            worker = engine.core.executor.worker
+            restore.callback(setattr, worker, "device", worker.device)
+            worker.device = runner
         for owner, name, part, function in parts:
             own = vars(owner).get(name)  # a module's function is its own; a method is its class's
             restore.callback(*((setattr, owner, name, own) if own else (delattr, owner, name)))

@@ -14,9 +14,9 @@ import torch
 from minillm.bench.settings import engine_settings, our_name
 from minillm.bench.traffic import Traffic
 from minillm.config import EngineConfig
-from minillm.kernels.choose import choose_kernels
 from minillm.model_config import ModelConfig
-from minillm.setup import understand
+from minillm.setup import Setup
+from minillm.worker.platform import choose_kernels
 
 # Values that depend on the work or on the machine: `Ground.values` says what they are.
 SEATS, BUDGET, FASTEST = "<seats>", "<budget>", "<fastest>"
@@ -130,8 +130,8 @@ def stand(user: dict[str, Any], chosen: dict[str, Any], work: Traffic) -> Ground
         "max_num_batched_tokens": max(limit, seats * work.longest),  # until a rung chunks, prompts run whole
     }
     settings = engine_settings(user, shared, chosen, [work])
-    device, dtype, _ = understand(EngineConfig.from_settings(**settings), model_config)
-    return Ground(device, dtype, settings, work)
+    setup = Setup.of(EngineConfig.from_settings(**settings))
+    return Ground(setup.device, setup.dtype, settings, work)
 
 
 def usual(user: dict[str, Any]) -> tuple[str, str, int]:

@@ -18,8 +18,7 @@ import torch
 from minillm.bench.checkpoints import say
 from minillm.bench.traffic import TEMPERATURE, Traffic
 from minillm.config import EngineConfig
-from minillm.model_config import ModelConfig
-from minillm.setup import understand
+from minillm.setup import Setup
 
 # prompts, how many tokens each is to get, temperature -> the tokens of each
 Generate = Callable[[list[list[int]], list[int], float], list[list[int]]]
@@ -56,11 +55,10 @@ def measure_peer(name: str, work: Traffic, settings: dict[str, Any], rounds: int
         torch.cuda.empty_cache()
     package, load = PEERS[name]
     config = EngineConfig.from_settings(**settings)
-    model_config = ModelConfig.from_folder(Path(config.model))
-    device, dtype, _ = understand(config, model_config)
+    setup = Setup.of(config)
     say(f"{name}: loading")
-    generate = load(config, device, dtype)
-    work, best = work.within(model_config.vocab_size), float("inf")
+    generate = load(setup)
+    work, best = work.within(setup.model_config.vocab_size), float("inf")
     for turn in range(rounds + 1):
         start = time.perf_counter()
         generate(work.prompts, work.output_lens, TEMPERATURE)
@@ -102,17 +100,17 @@ def load_transformers(folder: Path, device: torch.device, dtype: torch.dtype, ra
     return generate
 
 
-def load_vllm(config: EngineConfig, device: torch.device, dtype: torch.dtype) -> Generate:
+def load_vllm(setup: Setup) -> Generate:
     """vLLM with its own defaults, but for what is given: model, context limit, memory, prefix cache."""
-    vllm = importlib.import_module("vllm")
+    vllm, config = importlib.import_module("vllm"), setup.config
     llm = vllm.LLM(
         model=config.model,
-        dtype=str(dtype).removeprefix("torch."),
-        max_model_len=config.max_model_len,
+        dtype=str(setup.dtype).removeprefix("torch."),
+        max_model_len=setup.max_model_len,
         load_format=config.load_format,
         skip_tokenizer_init=config.skip_tokenizer_init,
         gpu_memory_utilization=config.gpu_memory_utilization,
-        enable_prefix_caching=config.prefix_cache == "radix",
+        enable_prefix_caching=setup.shares_prefixes,
         seed=config.seed,
     )
 
@@ -127,12 +125,12 @@ def load_vllm(config: EngineConfig, device: torch.device, dtype: torch.dtype) ->
     return generate
 
 
-def _load_hf(config: EngineConfig, device: torch.device, dtype: torch.dtype) -> Generate:
-    return load_transformers(Path(config.model), device, dtype, random=config.load_format == "dummy")
+def _load_hf(setup: Setup) -> Generate:
+    return load_transformers(setup.folder, setup.device, setup.dtype, random=setup.config.load_format == "dummy")
 
 
 # What --compare takes -> the package, and how to load it.
-PEERS: dict[str, tuple[str, Callable[[EngineConfig, torch.device, torch.dtype], Generate]]] = {
+PEERS: dict[str, tuple[str, Callable[[Setup], Generate]]] = {
     "hf": ("transformers", _load_hf),
     "vllm": ("vllm", load_vllm),
 }

@@ -99,8 +99,8 @@ def measure(model: str, work: Traffic, settings: dict[str, Any], rounds: int, pr
     if profile:
         with profiled(engine, profile, show_profile, work.name):
             serve(engine, work)
-    config, dtype = engine.model_config, engine.dtype
-    read = best.steps * weights_read(engine) + work.tokens_looked_at * config.kv_bytes_per_token(dtype.itemsize)
+    kv = engine.runner.kv_cache.spec
+    read = best.steps * weights_read(engine) + work.tokens_looked_at * kv.bytes_per_token
     return Throughput(
         traffic=work.name,
         model=model,

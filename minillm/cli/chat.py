@@ -80,7 +80,7 @@ class ChatSession:
 
     def make_room(self) -> bool:
         """Drop the oldest turns until prompt and answer fit the context. False if not even the last message does."""
-        limit = self.llm.engine.config.max_model_len
+        limit = self.llm.engine.setup.max_model_len
         assert limit is not None
         for_answer = min(self.params.max_tokens or limit, limit // 4)
         dropped = 0

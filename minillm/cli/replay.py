@@ -6,7 +6,7 @@ from pathlib import Path
 
 from rich.text import Text
 
-from minillm.cli.replay_page import draw, engines, find
+from minillm.cli.replay_step import draw, engines, find
 from minillm.debug.recording import read_recording
 from minillm.debug.replay import frames
 from minillm.debug.views.theme import STYLES, make_console
@@ -22,7 +22,7 @@ def run(path: Path, step: int | None, engine: int | None, plain: bool) -> None:
     at = find(shown, step)
     talks = sys.stdin.isatty() and sys.stdout.isatty() and os.environ.get("TERM") != "dumb"
     if shown and step is None and not plain and talks:
-        from minillm.cli.replay_app import ReplayApp  # here: textual takes longer to load than a step to print
+        from minillm.cli.replay_app import ReplayApp
 
         ReplayApp(shown, recording.cut).run()
         return

@@ -9,7 +9,7 @@ from textual.events import Resize
 from textual.timer import Timer
 from textual.widgets import Footer, Input, Static
 
-from minillm.cli.replay_page import as_text, draw, find
+from minillm.cli.replay_step import as_text, draw, find
 from minillm.debug.replay import Frame
 
 SECONDS_A_STEP = 0.5  # while it plays

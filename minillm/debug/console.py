@@ -76,7 +76,7 @@ def _why(request: Request, scheduler: Scheduler, budget: int | None, in_step: bo
     if not said.startswith("waits: needs"):
         return said
     count = scheduler._chunk(request, scheduler.config.max_num_batched_tokens if budget is None else budget)
-    if scheduler._lacking(request, count) > scheduler.num_available:
+    if scheduler.manager.lacking(request, count) > scheduler.manager.num_available:
         return said
     return f"waits: nothing is short, its turn comes in {'this' if in_step else 'the next'} step"
 
@@ -123,11 +123,10 @@ def table() -> Shown:
 def tree() -> Shown:
     """The prefix cache's tree: runs of tokens, their pages, who has locked them, which leaf would be evicted first."""
     from minillm.debug.views.radix_tree import radix_tree
-    from minillm.kvcache.radix import RadixCache
 
     scope = Scope(_caller())
     scheduler = scope.scheduler()
-    if not isinstance(scheduler.cache, RadixCache):
+    if not scheduler.manager.shares_prefixes:
         return Shown("there is no tree: this engine's prefix_cache is 'none'")
     requests = [*scheduler.running, *scheduler.waiting]
     return _drawn(radix_tree(scheduler.cache, requests, scope.tokenizer(scheduler), order=True))

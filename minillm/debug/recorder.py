@@ -151,7 +151,7 @@ _VIEWS: dict[str, Callable[[Any], Any]] = {
         "token_budget": x.config.max_num_batched_tokens,
         "pool": _pool(x.pool),
     },
-    "StepResult": lambda x: {"tokens": [[id, int(token)] for id, token in x.tokens.items()]},
+    "StepResult": lambda x: {"tokens": [[id, int(token)] for id, tokens in x.tokens.items() for token in tokens]},
     "RequestOutput": lambda x: {"request_id": x.request_id, "finished": x.finished},
     "ForwardBatch": lambda x: {"num_tokens": x.num_tokens, "num_requests": x.num_requests},
 }

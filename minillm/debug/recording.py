@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from minillm.debug.recorder import FORMAT, VERSION, Record
-from minillm.request import Request, RequestState, SamplingParams
+from minillm.request import Place, Request, RequestState, SamplingParams
 from minillm.scheduler.plan import Joining, PlanRow, StepPlan
 
 
@@ -92,9 +92,7 @@ def request_of(data: Record) -> Request:
         max_tokens=0,
         seed=0,
         output_ids=[0] * data["output_tokens"],
-        num_computed=data["num_computed"],
-        pages=list(data["pages"]),
-        seat=data["seat"],
+        place=Place(data["seat"], list(data["pages"]), data["num_computed"]),
         state=RequestState(data["state"]),
         finish_reason=data["finish_reason"],
         num_preemptions=data["num_preemptions"],

@@ -15,9 +15,9 @@ from minillm.scheduler.plan import StepPlan
 class Frame:
     """One step of one engine, as it stood when the plan was made and the model had not run yet.
 
-    finished: all that had by the end of this step. tokens: request -> the token sampled. whole: whether the step came
-    to its end. settings: what sets the engine apart from the recording's others. What is kept is what the file said;
-    the engine's objects are made when somebody asks.
+    finished: all that had by the end of this step. tokens: request -> its new tokens, mostly one. whole: whether the
+    step came to its end. settings: what sets the engine apart from the recording's others. What is kept is what the
+    file said; the engine's objects are made when somebody asks.
     """
 
     engine: int
@@ -30,7 +30,7 @@ class Frame:
     _waiting: list[Record]
     _finished: list[Record]
     _cached: list[int]
-    tokens: dict[int, int] = field(default_factory=dict)
+    tokens: dict[int, list[int]] = field(default_factory=dict)
     whole: bool = False
     settings: str = ""
 
@@ -115,7 +115,8 @@ class _Engine:
         if name == "request.finish":
             self.finished[request["id"]] = request
         elif name == "engine.step" and self.frame:
-            self.frame.tokens = dict(values["result"]["tokens"])
+            for id, token in values["result"]["tokens"]:
+                self.frame.tokens.setdefault(id, []).append(token)
             self.frame._finished = [*self.finished.values()]
             self.frame.whole = True
         return None

@@ -114,7 +114,7 @@ def flops_of_step(shape: ModelShape, counts: list[int], contexts: list[int], sam
 
 def shape_of(engine: "Engine") -> ModelShape:
     """The shape of an engine's model, as it lies in memory."""
-    config, cache = engine.model_config, engine.runner.kv_cache.tensor
+    config, kv = engine.model_config, engine.runner.kv_cache.spec
     head: Any = engine.model.lm_head
     layers = [module for module in engine.model.modules() if hasattr(module, "self_attn")]
     matrices: list[Any] = [m for layer in layers for m in layer.modules() if hasattr(m, "in_features")]
@@ -123,7 +123,7 @@ def shape_of(engine: "Engine") -> ModelShape:
     shape = ModelShape(
         layers=n, hidden=config.hidden_size, vocab=config.vocab_size, heads=config.num_attention_heads,
         kv_heads=config.num_key_value_heads, head_dim=config.head_dim, inner=config.intermediate_size,
-        itemsize=engine.dtype.itemsize, kv_itemsize=cache.itemsize,
+        itemsize=engine.dtype.itemsize, kv_itemsize=kv.dtype.itemsize,
         layer_weights=sum(stored_bytes(m) for m in matrices) // n, head_weights=stored_bytes(head),
         layer_numbers=sum(m.in_features * m.out_features for m in matrices) // n,
         layer_columns=sum(m.in_features + m.out_features for m in matrices) // n,

@@ -67,8 +67,8 @@ def measure_agreement(model: str, dtype: str, tokens: int, settings: dict[str, A
     while engine.has_requests:
         engine.step()
     found = Agreement(model, dtype, str(engine.device), 0, 0.0, [])
-    rounded = load(engine.folder, engine.dtype).to(engine.device)
-    exact = load(engine.folder, torch.float32).to(engine.device)
+    rounded = load(engine.setup.folder, engine.dtype).to(engine.device)
+    exact = load(engine.setup.folder, torch.float32).to(engine.device)
     for i, (prompt, request) in enumerate(zip(prompts, requests)):
         judge(found, i, prompt, request.output_ids, rounded, exact, engine.tokenizer)
     return found

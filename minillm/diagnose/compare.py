@@ -15,7 +15,7 @@ from minillm.diagnose.ours import observe_engine
 from minillm.diagnose.places import Observation, Place
 from minillm.hub import resolve_model
 from minillm.model_config import ModelConfig
-from minillm.setup import understand
+from minillm.setup import Setup
 from minillm.text.tokenizer import Tokenizer
 
 PROMPT = "What is a page of the KV cache, and who holds it?"
@@ -100,9 +100,9 @@ def compare(
         raise ValueError(f"against is {against!r}; it must be 'hf', or settings such as page_size=4 or kernels=torch")
     from minillm.diagnose.huggingface import observe_huggingface
 
-    device, dtype, _ = understand(EngineConfig.from_settings(**base), model_config)
+    setup = Setup.of(EngineConfig.from_settings(**base))
     ours = observe_engine("minillm", base, prompt_ids, decode)
-    theirs = observe_huggingface(folder, ours.token_ids, len(prompt_ids), dtype, device)
+    theirs = observe_huggingface(folder, ours.token_ids, len(prompt_ids), setup.dtype, setup.device)
     return collect(ours, theirs, tolerance, base, model_config.head_dim)
 
 

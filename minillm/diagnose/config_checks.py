@@ -4,12 +4,12 @@ from minillm.config import EngineConfig
 from minillm.diagnose.checkpoint import Checkpoint
 from minillm.diagnose.findings import Check, Finding, ok, some, warn, wrong
 from minillm.files import read_json
-from minillm.kernels.choose import choose_kernels
 from minillm.layers.rotary import ROPE_TYPES
 from minillm.model_config import ModelConfig, RopeConfig
 from minillm.models.registry import model_class
-from minillm.setup import understand
+from minillm.setup import Setup
 from minillm.worker.device import free_bytes, show_bytes
+from minillm.worker.platform import choose_kernels
 
 
 def config_json(checkpoint: Checkpoint) -> Finding:
@@ -103,7 +103,8 @@ def context(checkpoint: Checkpoint) -> Finding:
 
 def device(checkpoint: Checkpoint) -> Finding:
     """Where the engine would put the parameters here, in which dtype, and whether they fit."""
-    device, dtype, reasons = understand(EngineConfig(), checkpoint.config)
+    setup = Setup.of(EngineConfig(), checkpoint.config, checkpoint.folder)
+    device, dtype = setup.device, setup.dtype
     count = sum(parameter.numel() for parameter in checkpoint.model.parameters())
     need, free = count * dtype.itemsize, free_bytes(device)
     where = f"all {count:,} parameters on {device} in {str(dtype).removeprefix('torch.')}: {show_bytes(need)}"
@@ -114,7 +115,8 @@ def device(checkpoint: Checkpoint) -> Finding:
         return warn(
             f"{where}, but only {show_bytes(free)} are free", "use a smaller dtype, a smaller model or another device"
         )
-    why = "; ".join([*(reason.partition(": ")[2] for reason in reasons.values()), f"{kernels.name} kernels"])
+    reasons = [setup.reasons[name].partition(": ")[2] for name in ("device", "dtype")]
+    why = "; ".join([*reasons, f"{kernels.name} kernels"])
     return ok(f"{where} ({why})")
 
 

@@ -9,33 +9,36 @@ from minillm.probe import probe
 from minillm.sampling.grammar import Grammars
 from minillm.scheduler.plan import StepPlan, StepResult
 from minillm.scheduler.scheduler import Scheduler
-from minillm.worker.runner import Launched, ModelRunner
-from minillm.worker.stream import CpuStream, Queued
+from minillm.worker.executor import Executor, UnderWay
 
 
 class Overlap:
     """The loop's state: the step that is under way."""
 
-    def __init__(self, scheduler: Scheduler, runner: ModelRunner, grammars: Grammars) -> None:
-        self.scheduler, self.grammars = scheduler, grammars
-        # A launch on a GPU returns at once by itself. On a CPU the launch is the work, so a thread does it.
-        self.device = CpuStream(runner) if runner.device.type == "cpu" else runner
-        self.flying: Launched | Queued | None = None
+    def __init__(self, scheduler: Scheduler, executor: Executor, grammars: Grammars) -> None:
+        self.scheduler, self.executor, self.grammars = scheduler, executor, grammars
+        self.flying: UnderWay | None = None
 
     def step(self) -> tuple[StepPlan, StepResult] | None:
         """Launch the next step, then read the one before; None if there was none.
 
-        A grammar needs a token before it can say what may come next, so with one about, the result is read first.
+        If the next plan needs the tokens of the one before, the result is read first.
         """
         before, self.flying = self.flying, None
-        if before is None or not self.grammars.active:
+        if before is None or not self.needs_tokens:
             self.flying = self._launch()
         if before is None:
             return None
         probe.on and probe("overlap.read", launched=before, flying=self.flying, scheduler=self.scheduler)
         return before.plan, before.read()
 
-    def _launch(self) -> Launched | Queued | None:
+    @property
+    def needs_tokens(self) -> bool:
+        """Whether a plan needs to know all tokens before it: a grammar, to say what may come next, or a proposer, to go
+        on from them."""
+        return bool(self.grammars.active or self.scheduler.proposer)
+
+    def _launch(self) -> UnderWay | None:
         """The next step, if anyone has a token to compute in it."""
         if self.scheduler.idle:
             return None
@@ -44,6 +47,6 @@ class Overlap:
             return None
         plan.masks = self.grammars.masks(plan)
         probe.on and probe("overlap.launch", plan=plan, scheduler=self.scheduler)
-        launched = self.device.launch(plan)
+        launched = self.executor.launch(plan)
         self.scheduler.advance(plan)
         return launched

@@ -1,4 +1,4 @@
-"""What requests with the same beginning can share. The interface of a prefix cache, and the one that shares nothing."""
+"""What requests with the same beginning can share: the interface of a prefix cache."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Hashable, Iterable, Sequence
@@ -99,44 +99,3 @@ class PrefixCache(ABC):
     @abstractmethod
     def check(self, locked: Iterable[Any]) -> list[int]:
         """Recount everything, given the places that requests hold; RuntimeError if the books are wrong. Its pages."""
-
-
-class NoPrefixCache(PrefixCache):
-    """Nothing is shared: every request computes its whole prompt."""
-
-    num_evictable = 0
-
-    def __init__(self) -> None:
-        self.stats = PrefixStats()
-
-    def kept_pages(self) -> list[int]:
-        return []
-
-    def peek(self, token_ids: Sequence[int], namespace: Hashable = None) -> int:
-        return 0
-
-    def match(self, token_ids: Sequence[int], namespace: Hashable = None) -> Match:
-        return Match([], None)
-
-    def insert(
-        self, node: Any, token_ids: Sequence[int], pages: Sequence[int], namespace: Hashable = None
-    ) -> tuple[Any, int]:
-        return None, len(pages)
-
-    def lock(self, node: Any) -> None:
-        pass
-
-    def unlock(self, node: Any) -> None:
-        pass
-
-    def evict(self, count: int) -> int:
-        return 0
-
-    def clear(self) -> None:
-        pass
-
-    def forget(self) -> None:
-        pass
-
-    def check(self, locked: Iterable[Any]) -> list[int]:
-        return []

@@ -34,8 +34,7 @@ class Attention(nn.Module):
 
     def __init__(self, config: ModelConfig, layer: int, build: LayerBuild, o_bias: bool | None = None) -> None:
         super().__init__()
-        self.layer, self.head_dim = layer, config.head_dim
-        self.scale, self.window = config.attention_scale or config.head_dim**-0.5, config.window(layer)
+        self.layer, self.head_dim, self.window = layer, config.head_dim, config.window(layer)
         heads, kv_heads, bias = config.num_attention_heads, config.num_key_value_heads, config.attention_bias
         self.qkv_proj = QKVParallelLinear(
             config.hidden_size, config.head_dim, heads, kv_heads, bias, build.at("qkv_proj")
@@ -72,7 +71,7 @@ class Attention(nn.Module):
         heads = qkv.view(-1, H + 2 * Hkv, D)
         q, k, v = heads[:, :H], heads[:, H : H + Hkv], heads[:, H + Hkv :]
         cos, sin = self.rope_of(batch)
-        cache = batch.kv_cache.slots[self.layer]  # [P * S, 2 * Hkv * D]
+        cache = batch.kv_cache[self.layer].slots  # [P * S, 2 * Hkv * D]
         fused = self.fuses and not probe.on  # whoever listens sees each stage by itself
         if not fused:
             self.prepare_heads(qkv)
@@ -80,7 +79,7 @@ class Attention(nn.Module):
         probe.on and probe("kv.store", layer=self.layer, q=q, k=k, v=v, slots=batch.slots, batch=batch)
         turn(qkv, cos, sin, cache, batch.slots)
         probe.on and probe("attention.attend", layer=self.layer, q=q, k=k, v=v, batch=batch)
-        out = batch.backend.attend(self.layer, q, batch, self.scale, self.window)  # [T, H * D]
+        out = batch.backend.attend(self.layer, q, batch)  # [T, H * D]
         return self.o_proj(out, batch)
 
 

@@ -106,12 +106,12 @@ def swapped(functions: dict[str, Any]) -> Iterator[None]:
 @contextmanager
 def plain_kernels() -> Iterator[None]:
     """Inside, kernels="auto" means torch's; attention_backend="auto" then means the reference."""
-    from minillm.kernels.choose import choose_kernels
+    from minillm.worker.platform import choose_kernels
 
     def choose_plain(name: str, device: Any, dtype: Any) -> Any:
         return choose_kernels("torch" if name == "auto" else name, device, dtype)
 
-    with _put("minillm.kernels.choose:choose_kernels", choose_plain):
+    with _put("minillm.worker.platform:choose_kernels", choose_plain):
         yield
 
 

@@ -20,7 +20,7 @@ def make_engine(model: str = "nano-llama", **settings: Any) -> Engine:
     model = getattr(import_module(module), maker)() if maker else model
     engine = LLM(model, **{**PLAIN, **settings}).engine
     if engine.overlap:
-        engine.overlap.device = engine.runner  # no thread: two runs that are compared must go in one order
+        engine.worker.device = engine.runner  # no thread: two runs that are compared must go in one order
     return engine
 
 

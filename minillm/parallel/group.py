@@ -26,5 +26,10 @@ class ParallelGroup:
             raise ValueError(f"{what}: {total} cannot be split evenly over {self.size} ranks")
         return total // self.size
 
+    def heads_of(self, num_heads: int, num_kv_heads: int) -> tuple[int, int]:
+        """This rank's query heads and key/value heads. With more ranks than key/value heads, ranks share a head."""
+        copies = max(1, self.size // num_kv_heads)
+        return self.share_of(num_heads, "query heads"), self.share_of(num_kv_heads * copies, "key/value heads")
+
 
 SINGLE = ParallelGroup()

@@ -1,5 +1,6 @@
 """StepPlan: the scheduler's decision for one step. Plain ints, cheap to print, send and replay."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -15,6 +16,8 @@ class PlanRow:
     token_ids: the tokens, or empty: then it is the one token that was sampled last, which the device still has.
     new_pages: pages added to its page table, which now has ``num_pages``.
     samples: whether the last of these tokens is the last one known, so that the next one is sampled from it.
+    draft_ids: what may come after the last one known. They are computed with it, the last of the ``count`` tokens, and
+        a token is sampled after each of them too.
     joins: its sampling settings if it takes its seat in this step (admitted, or back after preemption), else None.
     """
 
@@ -27,6 +30,7 @@ class PlanRow:
     num_pages: int
     samples: bool
     joins: "Joining | None" = None
+    draft_ids: Sequence[int] = ()
 
 
 @dataclass(slots=True)
@@ -60,6 +64,7 @@ class Joining:
 class StepPlan:
     """Which requests run in this step, how many tokens of each, and who had to give its pages back.
 
+    num_drafts: how many drafts all rows have together.
     masks: by request id, the tokens that its grammar allows next, as bits ``[ceil(V / 32)]`` int32.
     advanced: whether its tokens are in the scheduler's books as computed.
     """
@@ -67,6 +72,7 @@ class StepPlan:
     step: int
     rows: list[PlanRow] = field(default_factory=list)
     preempted: list[int] = field(default_factory=list)
+    num_drafts: int = 0
     masks: dict[int, np.ndarray] = field(default_factory=dict)
     advanced: bool = False
 
@@ -77,12 +83,12 @@ class StepPlan:
 
 @dataclass(slots=True)
 class StepResult:
-    """The token sampled for each request that sampled one, by request id.
+    """The tokens of each request that sampled, by request id: one, and one more for each draft that was right.
 
-    logprobs: for those that asked, the log probabilities of that token and of the likeliest.
+    logprobs: for those that asked, for each of the tokens the log probabilities of itself and of the likeliest.
     prompt_logprobs: for those that asked, from which prompt token on this step tells them, and what they are.
     """
 
-    tokens: dict[int, int]
-    logprobs: dict[int, list[Candidate]] = field(default_factory=dict, repr=False)
+    tokens: dict[int, list[int]]
+    logprobs: dict[int, list[list[Candidate]]] = field(default_factory=dict, repr=False)
     prompt_logprobs: dict[int, tuple[int, list[list[Candidate]]]] = field(default_factory=dict, repr=False)

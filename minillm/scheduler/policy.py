@@ -2,14 +2,14 @@
 
 from collections import deque
 
-from minillm.kvcache.prefix import PrefixCache
+from minillm.kvcache.manager import KVCacheManager
 from minillm.request import Request
 
 
 class FirstComeFirstServed:
     """Requests wait and run in order of arrival: as the scheduler has them anyway."""
 
-    def sort_waiting(self, waiting: deque[Request], cache: PrefixCache) -> None:
+    def sort_waiting(self, waiting: deque[Request], manager: KVCacheManager) -> None:
         """Bring the queue into the order in which requests shall be admitted."""
 
     def sort_running(self, running: list[Request]) -> None:
@@ -22,7 +22,7 @@ class FirstComeFirstServed:
 class ByPriority(FirstComeFirstServed):
     """Lower ``priority`` first, as in vLLM; among equals, who came first."""
 
-    def sort_waiting(self, waiting: deque[Request], cache: PrefixCache) -> None:
+    def sort_waiting(self, waiting: deque[Request], manager: KVCacheManager) -> None:
         ordered = sorted(waiting, key=_by_priority)
         waiting.clear()
         waiting.extend(ordered)
@@ -41,13 +41,10 @@ class LongestPrefixMatch(FirstComeFirstServed):
     window = 128  # of the queue: a look-up costs some microseconds, and this is done before every step
     patience = 64
 
-    def sort_waiting(self, waiting: deque[Request], cache: PrefixCache) -> None:
+    def sort_waiting(self, waiting: deque[Request], manager: KVCacheManager) -> None:
         candidates = [waiting.popleft() for _ in range(min(self.window, len(waiting)))]
         candidates.sort(key=lambda request: request.id)
-        known = {
-            request.id: cache.peek(request.token_ids(0, request.num_tokens), request.namespace)
-            for request in candidates
-        }
+        known = {request.id: manager.peek(request) for request in candidates}
         candidates.sort(key=lambda request: (request.overtaken < self.patience, -known[request.id]))
         waiting.extendleft(reversed(candidates))
 

@@ -1,18 +1,16 @@
 """What a model and its largest step take, from their shapes alone: before anything is loaded, and wherever no allocator
 can be asked. A test holds it against what torch really takes on a CPU; on a GPU a trial step is measured (trial.py)."""
 
-import torch
 from torch import Tensor, nn
 
-from minillm.attention.reference import MOST_GATHERED
-from minillm.config import EngineConfig
+from minillm.attention.gather import MOST_GATHERED
 from minillm.kvcache.pages import pages_for
 from minillm.layers.embedding import LMHead
 from minillm.layers.moe import MixtureOfExperts
-from minillm.model_config import ModelConfig
 from minillm.quantization.packed import PackedDenseFormat
 from minillm.sampling.logprobs import MOST_LOGITS
 from minillm.sampling.sampler import PART
+from minillm.setup import Setup
 
 # Bytes for each of the R * V numbers of a step's logits, R the rows that sample.
 KEPT = 10  # rows kept for the seats that ask: counts of said tokens 4, tokens of the prompt 1, biases 4, end tokens 1
@@ -33,64 +31,53 @@ def weight_bytes(model: nn.Module) -> int:
     return plain + (sum(packed) if packed else head.weight.nbytes if twice and head else 0)
 
 
-def activation_bytes(
-    config: EngineConfig, model_config: ModelConfig, model: nn.Module, dtype: torch.dtype, gathers: bool = False
-) -> int:
+def activation_bytes(setup: Setup, model: nn.Module, gathers: bool = False) -> int:
     """The most that one step holds beside weights and cache.
 
     A step goes through the layers, then through the sampler, and one's memory is free again for the other. gathers:
     whether attention copies what it looks at and masks it, as the reference does and the CPU's backend for prompts.
     """
-    layers = layer_bytes(config, model_config, model, dtype) + gathers * gather_bytes(config, model_config, dtype)
-    stream = step_tokens(config) * model_config.hidden_size * dtype.itemsize
-    numbers = sampling_rows(config) * model_config.vocab_size
-    kept = SMALL + KEPT * numbers + table_bytes(config, model_config, dtype)
-    return kept + max(layers, stream + sampling_bytes(config, model_config))
+    layers = layer_bytes(setup, model) + gathers * gather_bytes(setup)
+    stream = setup.step_tokens * setup.model_config.hidden_size * setup.dtype.itemsize
+    numbers = setup.sampling_rows * setup.model_config.vocab_size
+    kept = SMALL + KEPT * numbers + table_bytes(setup)
+    return kept + max(layers, stream + sampling_bytes(setup))
 
 
-def table_bytes(config: EngineConfig, model_config: ModelConfig, dtype: torch.dtype) -> int:
+def table_bytes(setup: Setup) -> int:
     """cos and sin for every position, twice where some layers turn by angles of their own."""
-    kinds = 1 + (model_config.local_rope is not None)
-    return 2 * kinds * (config.max_model_len or 0) * model_config.head_dim * dtype.itemsize
+    c = setup.model_config
+    kinds = 1 + (c.local_rope is not None)
+    return 2 * kinds * setup.max_model_len * c.head_dim * setup.dtype.itemsize
 
 
-def layer_bytes(config: EngineConfig, model_config: ModelConfig, model: nn.Module, dtype: torch.dtype) -> int:
+def layer_bytes(setup: Setup, model: nn.Module) -> int:
     """A layer's widest moment, for every token of the budget, and what the batch says of the tokens."""
-    c, tokens = model_config, step_tokens(config)
-    q, kv = c.num_attention_heads * c.head_dim, c.num_key_value_heads * c.head_dim
+    c, itemsize = setup.model_config, setup.dtype.itemsize
+    q, kv = setup.num_heads * c.head_dim, setup.num_kv_heads * c.head_dim
+    inner = -(-c.intermediate_size // setup.group.size)
     experts = (module.numbers_per_token for module in model.modules() if isinstance(module, MixtureOfExperts))
-    widest = max(q + 2 * kv + 2 * q, 3 * c.intermediate_size, *experts)
+    widest = max(q + 2 * kv + 2 * q, 3 * inner, *experts)
     stream = 5 * c.hidden_size  # residual, what each of two layers adds, the normalised copy, the output being made
     norm = 3 * c.hidden_size * 4  # what a norm in torch holds meanwhile, in float32
-    known = 2 * c.head_dim * dtype.itemsize + 3 * 8  # cos, sin; token, position, slot
-    return tokens * (stream * dtype.itemsize + max(widest * dtype.itemsize, norm) + known)
+    known = 2 * c.head_dim * itemsize + 3 * 8  # cos, sin; token, position, slot
+    return setup.step_tokens * (stream * itemsize + max(widest * itemsize, norm) + known)
 
 
-def gather_bytes(config: EngineConfig, model_config: ModelConfig, dtype: torch.dtype) -> int:
+def gather_bytes(setup: Setup) -> int:
     """Keys and values copied out of their pages, what one query scores them, the masks over them, the page table."""
-    c, longest, rows = model_config, config.max_model_len or 0, sampling_rows(config)
-    token = 2 * c.num_key_value_heads * c.head_dim
+    c, longest, rows, itemsize = setup.model_config, setup.max_model_len, setup.sampling_rows, setup.dtype.itemsize
+    token = 2 * setup.num_kv_heads * c.head_dim
     together = max(longest, min(rows * longest, MOST_GATHERED // token))
     masks = 1 + any(window is not None for window in c.layer_windows)
-    assert isinstance(config.page_size, int)
-    table = rows * pages_for(longest, config.page_size) * 8
-    hidden = step_tokens(config) * longest
-    return together * (token + c.num_attention_heads) * dtype.itemsize + hidden * (masks * dtype.itemsize + 2) + table
+    table = rows * pages_for(longest, setup.page_size) * 8
+    hidden = setup.step_tokens * longest
+    return together * (token + setup.num_heads) * itemsize + hidden * (masks * itemsize + 2) + table
 
 
-def sampling_bytes(config: EngineConfig, model_config: ModelConfig) -> int:
+def sampling_bytes(setup: Setup) -> int:
     """From logits to tokens, when every row asks for all there is; or the log probabilities of a prompt."""
-    V, rows = model_config.vocab_size, sampling_rows(config)
+    V, rows = setup.model_config.vocab_size, setup.sampling_rows
     together = min(rows, max(PART // V, 1))
-    prompt = min(step_tokens(config), config.max_model_len or 0, max(MOST_LOGITS // V, 1))
+    prompt = min(setup.step_tokens, setup.max_model_len, max(MOST_LOGITS // V, 1))
     return max(LOGITS * rows * V + CHOOSING * together * V, PROMPT * prompt * V)
-
-
-def step_tokens(config: EngineConfig) -> int:
-    """The most tokens in a step: the budget, or what all requests together may have."""
-    return min(config.max_num_batched_tokens, config.max_num_seqs * (config.max_model_len or 0))
-
-
-def sampling_rows(config: EngineConfig) -> int:
-    """The most rows of logits in a step."""
-    return min(config.max_num_seqs, config.max_num_batched_tokens)

@@ -7,7 +7,6 @@ nothing and write nowhere.
 
 import time
 from bisect import bisect_left
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,11 +15,10 @@ from torch import Tensor, nn
 
 from minillm.attention.backend import AttentionBackend
 from minillm.attention.batch import ForwardBatch
-from minillm.kernels.torch.kernels import TorchKernels
 from minillm.kvcache.storage import KVCache
 from minillm.probe import probe, replays, unheard
-from minillm.sampling import sampler
-from minillm.worker.capture import Recording, recorder_for
+from minillm.worker.capture import Recording
+from minillm.worker.platform import Platform
 
 SIZES = (1, 2, 4, 8, 16, 24, 32, 48, 64, 96, 128, 160, 192, 224, 256)
 SEAT, POSITION, SLOT, SEED = range(4)
@@ -44,14 +42,13 @@ class DecodeGraphs:
     """
 
     def __init__(
-        self, model: nn.Module, kv_cache: KVCache, backend: AttentionBackend, kernels: TorchKernels,
+        self, model: nn.Module, kv_cache: KVCache, backend: AttentionBackend, platform: Platform,
         last_tokens: Tensor, page_table: Tensor, most: int,
     ) -> None:  # fmt: skip
-        self.model, self.kv_cache, self.backend, self.kernels = model, kv_cache, backend, kernels
+        self.model, self.kv_cache, self.backend = model, kv_cache, backend
         self.last_tokens, self.page_table = last_tokens, page_table
         self.sizes = capture_sizes(most)
-        self.sample_rows = _sampler_on(last_tokens.device)
-        self.recorder = recorder_for(last_tokens.device, kernels)
+        self.sample_rows, self.recorder = platform.recorded_sampler, platform.recorder()
         largest, device = self.sizes[-1], last_tokens.device
         pinned = device.type == "cuda"
         self.nobody = len(last_tokens) - 1
@@ -60,7 +57,9 @@ class DecodeGraphs:
         # may still be on its way.
         kinds = ((4, largest), torch.int64), ((largest + 1,), torch.int32), ((largest,), torch.float32)
         self._hosts = [[torch.zeros(*shape, dtype=kind, pin_memory=pinned) for shape, kind in kinds] for _ in range(2)]
-        self.rows, self.lengths, self.heat = (torch.zeros(*shape, dtype=kind, device=device) for shape, kind in kinds)
+        self.rows, self.lengths, self.temperatures = (
+            torch.zeros(*shape, dtype=kind, device=device) for shape, kind in kinds
+        )
         self.recorded: dict[int, Recorded] = {}
         self._keep: list[object] = []  # memory that graphs use and nothing else may hold
         self.seconds = 0.0
@@ -101,11 +100,11 @@ class DecodeGraphs:
     ) -> None:  # fmt: skip
         """The rows into the graphs' buffers, and padding up to ``size``."""
         self._hosts.reverse()
-        count, (rows, seen, heat) = len(seats), (host.numpy() for host in self._hosts[0])
+        count, (rows, seen, temperatures) = len(seats), (host.numpy() for host in self._hosts[0])
         fill_rows(rows, seen, seats, positions, slots, seeds, size, self.nobody)
-        heat[:count] = temperature
-        seen[-1] = self.backend.blocks_a_split(seen[:count], size, self.kv_cache)
-        for device, host in zip((self.rows, self.lengths, self.heat), self._hosts[0]):
+        temperatures[:count] = temperature
+        seen[-1] = self.backend.blocks_a_split(seen[:count], size)
+        for device, host in zip((self.rows, self.lengths, self.temperatures), self._hosts[0]):
             device.copy_(host, non_blocking=True)
 
     def _step(self, size: int) -> tuple[Tensor, Tensor]:
@@ -122,13 +121,13 @@ class DecodeGraphs:
             sample_rows=None,
             kv_cache=self.kv_cache,
             backend=self.backend,
-            plan=self.backend.fixed_plan(self.lengths[:size], self.lengths[-1:], self.kv_cache),
         )
+        batch.plan = self.backend.fixed_plan(batch, self.lengths[:size], self.lengths[-1:])
         self._keep.append(batch.plan)  # it holds memory that the kernels write
         hidden = self.model(batch.input_ids, batch.positions, batch)  # [size, hidden]
         logits = self.model.compute_logits(hidden)  # type: ignore[operator]  # [size, V]
         # A token that is chosen now will stand where the context ends.
-        tokens = self.sample_rows(logits, self.heat[:size], seeds, self.lengths[:size], self.last_tokens, seats)
+        tokens = self.sample_rows(logits, self.temperatures[:size], seeds, self.lengths[:size], self.last_tokens, seats)
         return logits, tokens
 
 
@@ -164,12 +163,3 @@ def fill_rows(
     ):  # fmt: skip
         rows[row, :count], rows[row, count:size] = values, padding
     lengths[:count], lengths[count:size] = positions + 1, 0
-
-
-def _sampler_on(device: torch.device) -> Callable[[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor], Tensor]:
-    """A token for each row by its temperature: see `sampler.sample_rows`."""
-    if device.type != "cuda":
-        return sampler.sample_rows
-    from minillm.kernels.triton.sampling import sample_rows
-
-    return sample_rows

@@ -10,17 +10,18 @@ from torch import Tensor, nn
 
 from minillm.attention.backend import AttentionBackend
 from minillm.attention.batch import ForwardBatch
-from minillm.config import EngineConfig
-from minillm.kernels.torch.kernels import TorchKernels
+from minillm.kernels.to_device import to_device
 from minillm.kvcache.pages import pages_for
 from minillm.kvcache.storage import KVCache
-from minillm.layers.moe import MixtureOfExperts
-from minillm.probe import attached, probe
+from minillm.probe import probe
 from minillm.request import Candidate
 from minillm.sampling.logprobs import AskedLogprobs, TopLogprobs
 from minillm.sampling.sampler import sample_in_parts
 from minillm.sampling.state import DRAWS, SamplingState
+from minillm.sampling.verify import each_position, tokens_by_request
 from minillm.scheduler.plan import PlanRow, StepPlan, StepResult
+from minillm.setup import Setup
+from minillm.worker.platform import Platform
 
 if TYPE_CHECKING:
     from minillm.worker.graphs import DecodeGraphs
@@ -30,8 +31,8 @@ if TYPE_CHECKING:
 class Launched:
     """A step that the device works on, or has done: what will come of it.
 
-    rows: those that sample, in the order of ``tokens [R]``. asked, top: whose log probabilities are wanted, and what
-    they are. ready: when the tokens are on the host.
+    rows: those that sample, in the order of ``tokens [R]``; one with drafts for each of its positions. asked, top:
+    whose log probabilities are wanted, and what they are. ready: when the tokens are on the host.
     """
 
     plan: StepPlan
@@ -48,10 +49,17 @@ class Launched:
         if self.tokens is not None:
             if self.ready is not None:
                 self.ready.synchronize()
-            result.tokens = dict(zip((row.request_id for row in self.rows), self.tokens.tolist()))
+            sampled = self.tokens.tolist()
+            if self.plan.num_drafts:
+                result.tokens = tokens_by_request(self.rows, sampled)
+            else:
+                result.tokens = {row.request_id: [token] for row, token in zip(self.rows, sampled)}
         if self.asked is not None and self.top is not None:
-            ids = [self.rows[i].request_id for i in self.asked.where]
-            result.logprobs = dict(zip(ids, self.top.read(self.asked.counts)))
+            for i, candidates in zip(self.asked.where, self.top.read(self.asked.counts)):
+                id = self.rows[i].request_id
+                known = result.logprobs.setdefault(id, [])
+                if len(known) < len(result.tokens[id]):  # else it tells of what follows a wrong draft
+                    known.append(candidates)
         return result
 
 
@@ -74,36 +82,37 @@ class ModelRunner:
 
     def __init__(
         self,
-        config: EngineConfig,
+        setup: Setup,
+        platform: Platform,
         model: nn.Module,
         kv_cache: KVCache,
         backend: AttentionBackend,
-        device: torch.device,
         seats: int | None = None,
     ) -> None:
-        assert config.max_model_len is not None
-        self.model, self.kv_cache, self.backend, self.device = model, kv_cache, backend, device
-        seats = seats or min(config.max_num_seqs, kv_cache.num_pages)  # as the scheduler has them
-        self.page_table = np.zeros((seats, pages_for(config.max_model_len, kv_cache.page_size)), dtype=np.int64)
-        self.sampling = SamplingState(seats, model.config.vocab_size, device)  # type: ignore[union-attr, arg-type]
+        self.setup, self.platform, self.device = setup, platform, setup.device
+        self.model, self.kv_cache, self.backend = model, kv_cache, backend
+        seats = seats or min(setup.config.max_num_seqs, kv_cache.num_pages)  # as the scheduler has them
+        self.page_table = np.zeros((seats, pages_for(setup.max_model_len, kv_cache.page_size)), dtype=np.int64)
+        self.sampling = SamplingState(seats, model.config.vocab_size, self.device)  # type: ignore[union-attr, arg-type]
         # What was sampled last, by seat, and one more seat that is nobody's.
-        self.last_tokens = torch.zeros(seats + 1, dtype=torch.int64, device=device)
-        pinned = device.type == "cuda"
+        self.last_tokens = torch.zeros(seats + 1, dtype=torch.int64, device=self.device)
+        pinned = self.device.type == "cuda"
         self._inbox = [torch.zeros(seats, dtype=torch.int64, pin_memory=pinned) for _ in range(2)]
-        self.draws_fast = False  # whether a kernel samples where nobody asks for more than a temperature
+        self.fast_sampler = platform.fast_sampler  # for steps in which nobody asks for more than a temperature
         self.graphs: DecodeGraphs | None = None
         self._table_on_device: Tensor | None = None  # the page table, where graphs read it
 
-    def record_graphs(self, most: int, kernels: TorchKernels) -> None:
-        """From now on, replay decode steps of up to ``most`` requests."""
+    def record_graphs(self) -> None:
+        """From now on, replay decode steps of as many requests as may run."""
         from minillm.worker.graphs import DecodeGraphs
 
         seats, pages = self.page_table.shape
         kind = torch.int32 if self.device.type == "cuda" else torch.int64  # as the attention kernels read it
         self._table_on_device = torch.zeros(seats + 1, pages, dtype=kind, device=self.device)
-        most = min(most, seats, self.backend.most_fixed_rows(pages, self.kv_cache))
+        room = pages * self.kv_cache.page_size
+        most = min(self.setup.config.max_num_seqs, seats, self.backend.most_fixed_rows(room, self.kv_cache))
         self.graphs = DecodeGraphs(
-            self.model, self.kv_cache, self.backend, kernels, self.last_tokens, self._table_on_device, most
+            self.model, self.kv_cache, self.backend, self.platform, self.last_tokens, self._table_on_device, most
         )
         self.graphs.record()
 
@@ -147,6 +156,8 @@ class ModelRunner:
         if self.sampling.prompts:
             launched.prompt_logprobs = self.sampling.prompt_logprobs(rows, hidden, self.model.compute_logits)  # type: ignore[arg-type]
         if samplers := [row for row in rows if row.samples]:
+            if plan.num_drafts:
+                samplers = each_position(samplers)
             if batch.sample_rows is not None:
                 hidden = hidden[batch.sample_rows]  # [R', hidden]
             probe.on and probe("model.logits", hidden=hidden, rows=samplers)
@@ -174,13 +185,10 @@ class ModelRunner:
         """``logits [R, V]`` of the rows that sample -> the next token of each, under way to the host."""
         settings = self.sampling.batch(samplers, seats, launched.plan.masks)
         asked = None if settings is None else self.sampling.asked_logprobs(logits, seats)  # before they are changed
-        fast = self.draws_fast and settings is not None and settings.plain
-        if fast:
-            from minillm.kernels.triton.sampling import sample_rows
-
+        if self.fast_sampler is not None and settings is not None and settings.plain:
             state, positions = self.sampling, np.array([row.start + row.count for row in samplers])
             arrays = state.temperature[seats], state.seeds[seats], positions
-            tokens = sample_rows(logits, *map(self._tensor, arrays))
+            tokens = self.fast_sampler(logits, *map(self._tensor, arrays))
         else:
             logits = logits.float()  # [R, V]
             tokens = sample_in_parts(logits, settings)
@@ -199,6 +207,8 @@ class ModelRunner:
             launched.tokens = tokens if self.graphs is None else tokens.clone()  # the next replay writes over them
         else:
             self._inbox.reverse()
+            if len(rows) > len(self._inbox[0]):  # drafts: more tokens than seats
+                self._inbox[0] = torch.zeros(len(rows), dtype=torch.int64, pin_memory=True)
             launched.tokens = self._inbox[0][: len(rows)]
             launched.tokens.copy_(tokens, non_blocking=True)
             launched.ready = torch.cuda.Event()
@@ -260,9 +270,15 @@ class ModelRunner:
         )
 
     def _sample_rows(self, rows: list[PlanRow]) -> Tensor | None:
-        """Where in ``[T]`` the last token of each row that samples stands; None if that is everywhere."""
+        """Where in ``[T]`` the last token of each row that samples stands, and the drafts before it; None if that is
+        everywhere."""
         ends = accumulate(row.count for row in rows)
-        wanted = [end - 1 for row, end in zip(rows, ends) if row.samples]
+        if rows[-1].count > 1 and any(row.draft_ids for row in rows):  # they have more tokens, and so are the last ones
+            wanted = [
+                at for row, end in zip(rows, ends) if row.samples for at in range(end - 1 - len(row.draft_ids), end)
+            ]
+        else:
+            wanted = [end - 1 for row, end in zip(rows, ends) if row.samples]
         return None if len(wanted) == sum(row.count for row in rows) else self._tensor(np.array(wanted, dtype=np.int64))
 
     def _input_ids(self, rows: list[PlanRow], named: Tensor) -> Tensor:
@@ -274,28 +290,7 @@ class ModelRunner:
         return torch.cat([last, named]) if len(named) else last
 
     def _tensor(self, array: np.ndarray) -> Tensor:
-        """On the device. Only from pinned memory does a large copy not wait for all that the GPU has to do before."""
-        tensor = torch.from_numpy(array)
-        return tensor if self.device.type == "cpu" else tensor.pin_memory().to(self.device, non_blocking=True)
-
-
-def why_eager(config: EngineConfig, model: nn.Module, backend: AttentionBackend, device: torch.device) -> str | None:
-    """Why decode steps are not replayed from recordings; None if they are."""
-    if config.enforce_eager is True:
-        return "asked for"
-    if device.type not in backend.recordable:
-        return f"attention_backend {backend.name!r} works some of it out on the host"
-    if any(isinstance(module, MixtureOfExperts) for module in model.modules()):
-        return "a mixture of experts works out on the host which experts run"
-    if config.enforce_eager is False:
-        return None
-    if device.type != "cuda":
-        return f"on a {device.type} little is saved; enforce_eager=False records all the same"
-    if probe.on:
-        return "somebody listens to the probes, and a graph replays past them"
-    if attached():
-        return "a debugger is attached, and sees nothing of a replay"
-    return None
+        return to_device(array, self.device)
 
 
 def slot_mapping(page_table: np.ndarray, seats: np.ndarray, positions: np.ndarray, page_size: int) -> np.ndarray:

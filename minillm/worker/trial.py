@@ -5,23 +5,22 @@ cache of a single page is enough. What stands in it does not matter.
 """
 
 import gc
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
 from torch import nn
 
 from minillm.attention.backend import AttentionBackend
-from minillm.config import EngineConfig
-from minillm.kernels.torch.kernels import TorchKernels
 from minillm.kvcache.pages import pages_for
 from minillm.kvcache.storage import KVCache
-from minillm.model_config import ModelConfig
 from minillm.probe import unheard
 from minillm.request import SamplingParams
 from minillm.scheduler.plan import Joining, PlanRow, StepPlan
+from minillm.setup import Setup
 from minillm.worker.device import DeviceMemory
-from minillm.worker.runner import ModelRunner, why_eager
+from minillm.worker.platform import Platform
+from minillm.worker.runner import ModelRunner
 
 MOST_PAGE = 16  # tokens in the trial's one page: where a page is a whole request, it would be as large as a cache
 SPARE = 16  # a step's memory is planned a sixteenth larger: the allocator's pieces do not always fit the next step's
@@ -41,33 +40,29 @@ class Measured:
 
 @dataclass
 class Trial:
-    """All it takes to run steps of a model that is loaded; ``choose`` gives the attention backend for a cache."""
+    """All it takes to run steps of a model that is loaded, on a device that had ``memory`` before."""
 
-    config: EngineConfig
-    model_config: ModelConfig
+    setup: Setup
+    platform: Platform
     model: nn.Module
-    dtype: torch.dtype
     memory: DeviceMemory
-    choose: Callable[[KVCache], AttentionBackend]
-    kernels: TorchKernels
 
     def measure(self) -> Measured:
         """What the largest steps take on a CUDA device: run once for whatever is compiled, then watched."""
         device = self.memory.device
         with unheard():
             runner = self.make_runner()
-            run_largest(runner, self.config)
-        replays = why_eager(self.config, self.model, runner.backend, device) is None  # asks who listens: so not unheard
-        with unheard():
+            run_largest(runner)
+            replays = self.platform.why_eager(self.model, runner.backend) is None
             before = self._cleared()
             if replays:
-                runner.record_graphs(self.config.max_num_seqs, self.kernels)
+                runner.record_graphs()
             graphs = max(self._cleared() - before, 0)
             del runner
             self._cleared()
             torch.cuda.reset_peak_memory_stats(device)
             loaded = torch.cuda.memory_reserved(device)
-            run_largest(self.make_runner(), self.config)
+            run_largest(self.make_runner())
             peak = torch.cuda.max_memory_reserved(device)
             self._cleared()
         return Measured(
@@ -78,17 +73,16 @@ class Trial:
         """Run the largest steps with the engine's own backend, so that torch has memory in the pieces that they want
         before smaller steps cut it up otherwise. (vLLM does the same.)"""
         with unheard():
-            run_largest(self.make_runner(backend), self.config)
+            run_largest(self.make_runner(backend))
             torch.cuda.synchronize(self.memory.device)
 
     def make_runner(self, backend: AttentionBackend | None = None) -> ModelRunner:
         """One with a seat for every request that may run, over a cache of one page, which need not be large."""
-        c, size = self.model_config, self.config.page_size
-        assert isinstance(size, int)
-        cache = KVCache(c, 1, min(size, MOST_PAGE), c.num_key_value_heads, self.dtype, self.memory.device)
-        backend = backend or self.choose(cache)
-        seats = self.config.max_num_seqs
-        runner = ModelRunner(self.config, self.model, cache, backend, self.memory.device, seats)
+        setup = self.setup
+        size = min(setup.page_size, MOST_PAGE)
+        cache = KVCache(self.platform.attention.kv, 1, size, setup.device)
+        backend = backend or self.platform.attention_for(cache)
+        runner = ModelRunner(setup, self.platform, self.model, cache, backend, setup.config.max_num_seqs)
         runner.sampling.reserve()
         return runner
 
@@ -100,10 +94,10 @@ class Trial:
         return self.memory.used()
 
 
-def run_largest(runner: ModelRunner, config: EngineConfig) -> None:
+def run_largest(runner: ModelRunner) -> None:
     """Launch the largest steps, each before the one ahead of it is read, as steps that overlap are."""
     flying = None
-    for plan in largest_steps(config, runner.sampling.vocab_size, runner.kv_cache.page_size):
+    for plan in largest_steps(runner.setup, runner.sampling.vocab_size, runner.kv_cache.page_size):
         before, flying = flying, runner.launch(plan)
         if before is not None:
             before.read()
@@ -111,11 +105,11 @@ def run_largest(runner: ModelRunner, config: EngineConfig) -> None:
         flying.read()
 
 
-def largest_steps(config: EngineConfig, vocab_size: int, page_size: int) -> Iterator[StepPlan]:
+def largest_steps(setup: Setup, vocab_size: int, page_size: int) -> Iterator[StepPlan]:
     """A token budget spread over as many new requests as may run; and then one token for each of them, the first deep
     in its context, but for the last, which computes the end of a long prompt with the rest of the budget."""
-    budget, longest = config.max_num_batched_tokens, config.max_model_len
-    assert longest is not None
+    config, longest = setup.config, setup.max_model_len
+    budget = config.max_num_batched_tokens
     rows = min(config.max_num_seqs, budget)
     even = [min(budget // rows + (i < budget % rows), longest) for i in range(rows)]
     deep = [*[1] * (rows - 1), min(budget - rows + 1, longest)]

@@ -1,92 +1,74 @@
-"""Every backend against dense attention written out in plain torch."""
+"""Every backend against naive attention, which test_naive.py holds against attention written out number by number."""
 
 import math
-import random
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from paged import INTERPRETED, all_kernels, store
+from paged import INTERPRETED, all_kernels, make_batch, make_cache, make_shape, shuffled_pages
+from tiny import ARCHITECTURES, make_model
 from torch import Tensor
+from workload import make_engine
 
-from minillm.attention.backend import AttentionBackend, choose_backend
+from minillm.attention.backend import AttentionBackend, AttentionShape
 from minillm.attention.batch import ForwardBatch
+from minillm.attention.blockwise import BlockwiseAttention
+from minillm.attention.choose import asked_for, choose_backend
+from minillm.attention.gather import GatherAttention
+from minillm.attention.naive import NaiveAttention
+from minillm.config import ATTENTION_BACKENDS
 from minillm.kernels.torch.kernels import TorchKernels
-from minillm.kvcache.storage import KVCache
-from minillm.model_config import ModelConfig
+
+Make = Callable[[AttentionShape], AttentionBackend]
+BACKENDS: dict[str, Make] = {"reference": GatherAttention, "blockwise": BlockwiseAttention}
+for kernels in all_kernels():
+    if kernels.name == "cpu":
+        from minillm.attention.cpu import CpuAttention
+
+        BACKENDS["cpu"] = lambda shape, kernels=kernels: CpuAttention(shape, kernels)  # type: ignore[misc]
+    if kernels.name == "triton":
+        from minillm.attention.triton import TritonAttention
+
+        BACKENDS["triton"] = TritonAttention
+every_backend = pytest.mark.parametrize("name", BACKENDS)
 
 
-def dense(q: Tensor, k: Tensor, v: Tensor, scale: float, window: int | None = None) -> Tensor:
-    """``q [Tq, H, D]``, the last of a sequence with ``k, v [C, Hkv, D]`` -> ``[Tq, H * D]``, number by number."""
-    Tq, H, D = q.shape
-    C, Hkv, _ = k.shape
-    out = torch.empty(Tq, H, D)
-    for i in range(Tq):
-        seen = C - Tq + i + 1
-        first = max(0, seen - window) if window else 0
-        for h in range(H):
-            keys, values = k[first:seen, h // (H // Hkv)], v[first:seen, h // (H // Hkv)]
-            scores = (keys @ q[i, h]) * scale
-            out[i, h] = torch.softmax(scores, dim=0) @ values
-    return out.reshape(Tq, H * D)
+@dataclass
+class Case:
+    """A step, the queries of each layer, and what naive attention gives for them."""
+
+    batch: ForwardBatch
+    queries: list[Tensor]
+    answers: list[Tensor]
+
+    def assert_right(self, layer: int, q: Tensor | None = None) -> None:
+        got = self.batch.backend.attend(layer, self.queries[layer] if q is None else q, self.batch)
+        torch.testing.assert_close(got, self.answers[layer], atol=1e-5, rtol=1e-4)
 
 
 def random_case(
-    lengths: list[tuple[int, int]],
-    page_size: int,
-    H: int,
-    Hkv: int,
-    D: int,
-    seed: int,
-    backend: AttentionBackend,
-    window: int | None = None,
-) -> tuple[ForwardBatch, Tensor, Tensor]:
-    """A batch of (context, queries) requests over shuffled pages, its queries, and the answer. Unused slots hold
-    junk."""
+    name: str, lengths: list[tuple[int, int]], page_size: int, shape: AttentionShape, seed: int = 1, spare: int = 0
+) -> Case:
+    """A batch of (context, queries) requests over shuffled pages, prepared. Unused slots hold junk."""
     torch.manual_seed(seed)
     lengths = sorted(lengths, key=lambda pair: pair[1] > 1)  # single-token requests first, as the runner has them
-    pages = [-(-context // page_size) for context, _ in lengths]
-    config = ModelConfig("", 10, H * D, 1, 2, H, Hkv, D, 4096)
-    cache = KVCache(config, sum(pages) + 2, page_size, Hkv, torch.float32, torch.device("cpu"))
+    cache = make_cache(shape, sum(-(-context // page_size) for context, _ in lengths) + 2, page_size)
     cache.tensor.normal_(0, 30)
-    free = random.Random(seed).sample(range(cache.num_pages), cache.num_pages)
-    page_table = torch.zeros(len(lengths), max(pages), dtype=torch.int64)
-    answers, queries = [], []
-    layer = 1
-    for row, (context, count) in enumerate(lengths):
-        table = torch.tensor([free.pop() for _ in range(pages[row])])
-        page_table[row, : len(table)] = table
-        kv, q = torch.randn(context, 2, Hkv, D), torch.randn(count, H, D)
-        positions = torch.arange(context)
-        store(cache, layer, table[positions // page_size] * page_size + positions % page_size, kv.view(context, -1))
-        answers.append(dense(q, kv[:, 0], kv[:, 1], 1 / math.sqrt(D), window))
-        queries.append(q)
-    T = sum(count for _, count in lengths)
-    some = torch.zeros(T, dtype=torch.int64)
-    batch = ForwardBatch(
-        input_ids=some,
-        positions=some,
-        slots=some,
-        page_table=page_table,
-        context_lens=[context for context, _ in lengths],
-        query_lens=[count for _, count in lengths],
-        num_single=sum(count == 1 for _, count in lengths),
-        sample_rows=None,
-        kv_cache=cache,
-        backend=backend,
-    )
+    table = shuffled_pages(cache, lengths, seed, spare)
+    batch = make_batch(cache, lengths, table, BACKENDS[name](shape))
+    for kv in cache:
+        for row, (context, _) in zip(table, lengths):
+            at, keys_values = torch.arange(context), torch.randn(2, context, shape.num_kv_heads, shape.head_dim)
+            kv.store(row[at // page_size] * page_size + at % page_size, *keys_values)
+    queries = [torch.randn(batch.num_tokens, shape.num_heads, shape.head_dim) for _ in cache]
+    answers = [NaiveAttention(shape).attend(layer, q, batch) for layer, q in enumerate(queries)]
     batch.plan = batch.backend.prepare(batch)
-    return batch, torch.cat(queries), torch.cat(answers)
+    return Case(batch, queries, answers)
 
-
-def attend(batch: ForwardBatch, q: Tensor, window: int | None = None) -> Tensor:
-    return batch.backend.attend(1, q, batch, 1 / math.sqrt(q.shape[-1]), window)
-
-
-BACKENDS = [choose_backend("auto", kernels) for kernels in all_kernels()]
-BACKENDS.append(choose_backend("blockwise", TorchKernels()))
-every_backend = pytest.mark.parametrize("backend", BACKENDS, ids=lambda backend: backend.name)
 
 # (context, queries) with 1 <= queries <= context
 _lengths = st.integers(1, 70).flatmap(
@@ -100,77 +82,127 @@ _lengths = st.integers(1, 70).flatmap(
     page_size=st.sampled_from([1, 3, 16, 48, 64]),
     heads=st.sampled_from([(1, 1), (4, 4), (6, 2), (6, 1)]),
     D=st.sampled_from([8, 20, 64]),
+    windows=st.lists(st.none() | st.integers(1, 80), min_size=1, max_size=4),
+    scale=st.sampled_from([None, 0.1, 1.0]),
+    spare=st.integers(0, 2),
     seed=st.integers(0, 1000),
-    window=st.none() | st.integers(1, 80),
 )
 @settings(max_examples=25 if INTERPRETED else 60)
-def test_any_batch_equals_dense_attention(
-    lengths: list[tuple[int, int]],
-    page_size: int,
-    heads: tuple[int, int],
-    D: int,
-    backend: AttentionBackend,
-    seed: int,
-    window: int | None,
-) -> None:
-    batch, q, expected = random_case(lengths, page_size, *heads, D, seed, backend, window)
-    torch.testing.assert_close(attend(batch, q, window), expected, atol=1e-5, rtol=1e-4)
+def test_any_step_of_any_model_is_naive_attention(
+    name: str, lengths: list[tuple[int, int]], page_size: int, heads: tuple[int, int], D: int,
+    windows: list[int | None], scale: float | None, spare: int, seed: int,
+) -> None:  # fmt: skip
+    """All layers with one plan, in any order, as often as one likes."""
+    case = random_case(name, lengths, page_size, make_shape(*heads, D, windows, scale), seed, spare)
+    for layer in [*range(len(windows)), *reversed(range(len(windows)))]:
+        case.assert_right(layer)
 
 
 @pytest.mark.parametrize("page_size", [1, 3, 16, 64])
 @every_backend
 @pytest.mark.parametrize("kind", ["decode", "prefill", "chunk", "mixed"])
-def test_every_kind_of_step_with_every_page_size(kind: str, page_size: int, backend: AttentionBackend) -> None:
+def test_every_kind_of_step_with_every_page_size(kind: str, page_size: int, name: str) -> None:
     lengths = {
         "decode": [(1, 1), (16, 1), (17, 1), (65, 1)],
         "prefill": [(5, 5), (16, 16), (64, 64)],
         "chunk": [(40, 7), (33, 32), (64, 2)],
         "mixed": [(20, 1), (12, 12), (50, 9), (3, 1), (2, 2)],
     }[kind]
-    batch, q, expected = random_case(lengths, page_size, 6, 2, 16, 1, backend)
-    torch.testing.assert_close(attend(batch, q), expected, atol=1e-5, rtol=1e-4)
+    random_case(name, lengths, page_size, make_shape(6, 2, 16)).assert_right(1)
 
 
 @every_backend
-@pytest.mark.parametrize("window", [1, 2, 15, 16, 17, 33, 64, 65])
-def test_windows_that_begin_anywhere_in_a_page(window: int, backend: AttentionBackend) -> None:
+def test_windows_that_begin_anywhere_in_a_page(name: str) -> None:
     lengths = [(1, 1), (16, 1), (33, 1), (65, 1), (40, 40), (50, 9), (64, 33)]
-    batch, q, expected = random_case(lengths, 16, 6, 2, 16, 3, backend, window)
-    torch.testing.assert_close(attend(batch, q, window), expected, atol=1e-5, rtol=1e-4)
+    windows = [1, 2, 15, 16, 17, 33, 64, 65]
+    case = random_case(name, lengths, 16, make_shape(6, 2, 16, windows), seed=3)
+    for layer in range(len(windows)):
+        case.assert_right(layer)
 
 
 @every_backend
-def test_layers_with_and_without_a_window_in_one_step(backend: AttentionBackend) -> None:
-    """Gemma's layers take turns: what is planned for one kind must leave the other kind's plan alone."""
-    lengths = [(20, 1), (31, 1), (12, 12), (50, 9)]
-    batch, q, everything = random_case(lengths, 8, 6, 2, 16, 4, backend)
-    narrow, wide = (random_case(lengths, 8, 6, 2, 16, 4, backend, window)[2] for window in (5, 13))
-    for window, expected in [(5, narrow), (None, everything), (13, wide), (5, narrow), (None, everything)]:
-        torch.testing.assert_close(attend(batch, q, window), expected, atol=1e-5, rtol=1e-4)
-
-
-@every_backend
-def test_a_window_does_not_read_what_lies_before_it(backend: AttentionBackend) -> None:
+def test_a_window_does_not_read_what_lies_before_it(name: str) -> None:
     """Keys that are infinite would make any score that meets them no number."""
-    batch, q, expected = random_case([(40, 1)], 4, 6, 2, 16, 5, backend, 4)
-    before = batch.page_table[0, :9]  # the pages of the tokens 0 to 35
-    batch.kv_cache.tensor[1, before] = 1e30 if backend.name == "reference" else math.inf
-    torch.testing.assert_close(attend(batch, q, 4), expected, atol=1e-5, rtol=1e-4)
+    case = random_case(name, [(40, 1)], 4, make_shape(6, 2, 16, [4]), seed=5)
+    before = case.batch.page_table[0, :9]  # the pages of the tokens 0 to 35
+    case.batch.kv_cache[0].tensor[before] = 1e30 if name == "reference" else math.inf
+    case.assert_right(0)
 
 
 @every_backend
-def test_queries_that_are_a_view_of_the_fused_projection(backend: AttentionBackend) -> None:
+def test_queries_that_are_a_view_of_the_fused_projection(name: str) -> None:
     """In the model q is a slice of the qkv tensor, so its rows do not touch in memory."""
-    batch, q, expected = random_case([(20, 1), (12, 12), (50, 9)], 16, 6, 2, 16, 2, backend)
-    fused = torch.randn(len(q), 10, 16)
-    fused[:, :6] = q
-    torch.testing.assert_close(attend(batch, fused[:, :6]), expected, atol=1e-5, rtol=1e-4)
+    case = random_case(name, [(20, 1), (12, 12), (50, 9)], 16, make_shape(6, 2, 16), seed=2)
+    fused = torch.randn(len(case.queries[1]), 10, 16)
+    fused[:, :6] = case.queries[1]
+    case.assert_right(1, fused[:, :6])
+
+
+@every_backend
+def test_a_plan_is_finished_when_it_is_prepared(name: str) -> None:
+    """`attend` adds nothing to it: layers could run in any order, or be recorded."""
+    lengths = [(20, 1), (31, 1), (12, 12), (50, 9)]
+    case = random_case(name, lengths, 8, make_shape(6, 2, 16, [None, 5, 13, 100]), seed=4)
+    plan = case.batch.plan
+    parts = plan if isinstance(plan, list) else [plan]
+    before = [dict(vars(part)) for part in parts]
+    for layer in range(4):
+        case.assert_right(layer)
+    assert case.batch.plan is plan and len(parts) == len(before)
+    for part, then in zip(parts, before):
+        assert vars(part).keys() == then.keys() and all(vars(part)[name] is then[name] for name in then)
+
+
+def test_what_no_layer_needs_is_not_worked_out() -> None:
+    shape = make_shape(6, 2, 16, [5, 5, 200])
+    plan = random_case("reference", [(20, 1), (31, 1), (12, 12), (50, 9)], 8, shape).batch.plan
+    for gather in plan:
+        assert set(gather.masks) == {5, 200}
+    whole = plan[1]  # of the prompt that is computed whole: only causality hides anything, but in a window of 5
+    assert whole.masks[200] is None and whole.masks[5] is not None
+
+
+# Shapes, and the choice of a backend.
+
+
+@pytest.mark.parametrize("kind", ARCHITECTURES)
+def test_a_shape_says_of_each_layer_what_the_layer_says_of_itself(kind: str, tmp_path: Path) -> None:
+    theirs = make_model(tmp_path, kind)
+    engine = make_engine(tmp_path)
+    shape = engine.runner.backend.shape
+    layers = [module for module in engine.model.modules() if hasattr(module, "qkv_proj")]
+    assert len(layers) == len(shape.windows) == shape.kv.num_layers == len(engine.runner.kv_cache)
+    for number, layer in enumerate(layers):
+        assert (layer.layer, layer.window) == (number, shape.windows[number])
+        assert (layer.num_heads, layer.num_kv_heads) == (shape.num_heads, shape.num_kv_heads)
+        assert layer.head_dim == shape.head_dim
+    scales = [module.scaling for module in theirs.modules() if hasattr(module, "scaling")]
+    assert len(scales) == len(layers) and all(scale == pytest.approx(shape.scale) for scale in scales)
 
 
 def test_the_choice_of_a_backend_follows_the_kernels() -> None:
-    assert choose_backend("auto", TorchKernels()).name == "reference"
+    shape = make_shape(4, 2, 16)
+    cache = make_cache(shape, 2, 4)
+
+    def chosen(name: str, kernels: TorchKernels) -> str:
+        return choose_backend(name, kernels, shape, cache).name
+
+    assert chosen("auto", TorchKernels()) == "reference"
     with pytest.raises(ValueError, match=r"attention_backend 'cpu' needs kernels='cpu'.*use 'reference'"):
-        choose_backend("cpu", TorchKernels())
+        chosen("cpu", TorchKernels())
+    with pytest.raises(ValueError, match=r"attention_backend is 'fast'; it must be one of naive, reference, "):
+        chosen("fast", TorchKernels())
     for kernels in all_kernels()[1:]:
-        assert choose_backend("auto", kernels).name == choose_backend(kernels.name, kernels).name == kernels.name
-        assert choose_backend("reference", kernels).name == "reference"
+        assert chosen("auto", kernels) == chosen(kernels.name, kernels) == kernels.name
+        assert chosen("reference", kernels) == "reference"
+    assert not cache.tensor.any(), "what was tried out is wiped away"
+
+
+@pytest.mark.parametrize("name", ATTENTION_BACKENDS)
+def test_every_name_has_a_file_and_a_backend_of_that_name(name: str) -> None:
+    shape = make_shape(4, 2, 16)
+    for kernels in all_kernels():
+        try:
+            assert asked_for(name, kernels, shape, make_cache(shape, 2, 4)).name == name
+        except ValueError as refused:
+            assert name in str(refused)

@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -20,6 +21,7 @@ from minillm.bench.throughput import measure, measure_beside, spread
 from minillm.bench.traffic import TRAFFIC, Traffic, traffic
 from minillm.config import EngineConfig
 from minillm.model_config import ModelConfig
+from minillm.setup import Setup
 
 
 def test_mixed256_is_the_benchmark_that_others_ran() -> None:
@@ -150,8 +152,9 @@ def test_vllm_is_given_what_we_have(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
     there = SimpleNamespace(LLM=FakeLLM, SamplingParams=lambda **fields: SimpleNamespace(**fields))
     monkeypatch.setitem(sys.modules, "vllm", there)
-    config = EngineConfig(model=str(tmp_path), max_model_len=99, load_format="dummy", skip_tokenizer_init=True)
-    generate = load_vllm(config, torch.device("cuda"), torch.bfloat16)
+    make_llama(tmp_path)
+    settings: dict[str, Any] = {"dtype": "bfloat16", "load_format": "dummy", "skip_tokenizer_init": True}
+    generate = load_vllm(Setup.of(EngineConfig(model=str(tmp_path), max_model_len=99, **settings)))
     assert [len(tokens) for tokens in generate([[5, 6], [7]], [3, 4], 0.6)] == [3, 4]
     assert (made["model"], made["dtype"], made["max_model_len"]) == (str(tmp_path), "bfloat16", 99)
     assert (made["load_format"], made["skip_tokenizer_init"]) == ("dummy", True)

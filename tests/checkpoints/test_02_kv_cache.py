@@ -2,13 +2,12 @@
 
 import torch
 from exercises import close, jobs_for, random, tokens_of_hugging_face
+from paged import make_cache, make_shape
 from tiny import Oracle
 from torch import Tensor
 
 from minillm.attention.batch import ForwardBatch
-from minillm.attention.reference import ReferenceAttention
-from minillm.kvcache.storage import KVCache
-from minillm.model_config import ModelConfig
+from minillm.attention.gather import GatherAttention
 
 
 def dense(q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
@@ -27,9 +26,9 @@ class TestDecode:
     @staticmethod
     def compare(contexts: list[int], H: int, Hkv: int, what: str, scale: float = 0.3, D: int = 4, S: int = 16) -> None:
         """One query for each request, whose ``contexts`` tokens lie in pages of ``S``; slots of nobody hold junk."""
-        config = ModelConfig("", 10, H * D, 1, 2, H, Hkv, D, 512)
+        shape = make_shape(H, Hkv, D, scale=scale)
         pages = [-(-context // S) for context in contexts]
-        cache = KVCache(config, sum(pages) + 1, S, Hkv, torch.float32, torch.device("cpu"))
+        cache = make_cache(shape, sum(pages) + 1, S)
         cache.tensor.copy_(random(*cache.tensor.shape, seed=9, scale=20))
         table = torch.zeros(len(contexts), max(pages), dtype=torch.int64)
         free, right = list(range(cache.num_pages)), []
@@ -41,12 +40,12 @@ class TestDecode:
                 cache.tensor[1, int(table[r, position // S]), position % S] = kv[position]
             right.append(dense(q[r], kv[:, 0], kv[:, 1], scale))
         ones = torch.zeros(len(contexts), dtype=torch.int64)
-        backend = ReferenceAttention()
+        backend = GatherAttention(shape)
         batch = ForwardBatch(
             input_ids=ones, positions=torch.tensor(contexts) - 1, slots=ones, page_table=table, context_lens=contexts,
             query_lens=[1] * len(contexts), num_single=len(contexts), sample_rows=None, kv_cache=cache, backend=backend,
         )  # fmt: skip
-        got = backend.decode(1, q, batch, backend.plan_singles(batch), scale)
+        got = backend.decode(1, q, batch, backend.plan_singles(batch))
         assert isinstance(got, Tensor), f"{what}: a tensor [R, H * D] was wanted, this is {got!r}"
         assert list(got.shape) == [len(contexts), H * D], (
             f"{what}: attention's output has the shape {list(got.shape)}; [R, H * D] is {[len(contexts), H * D]}"

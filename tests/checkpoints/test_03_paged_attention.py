@@ -4,14 +4,13 @@ import numpy as np
 import pytest
 import torch
 from exercises import jobs_for, tokens_of_hugging_face
+from paged import make_cache, make_shape
 from tiny import Oracle
 from torch import Tensor
 
-from minillm.attention import reference
+from minillm.attention import gather
 from minillm.attention.batch import ForwardBatch
 from minillm.kvcache.pages import OutOfPages, PagePool
-from minillm.kvcache.storage import KVCache
-from minillm.model_config import ModelConfig
 from minillm.worker import runner
 
 
@@ -186,8 +185,8 @@ class TestGather:
     def compare(tables: list[list[int]], lengths: list[int], S: int) -> None:
         """Keys and values say where they come from: request, position, head. What is nobody's is -1."""
         Hkv, D, layer = 2, 4, 1
-        config = ModelConfig("", 10, 8, 1, 3, 2, Hkv, D, 512)
-        cache = KVCache(config, 1 + max(max(table) for table in tables), S, Hkv, torch.float32, torch.device("cpu"))
+        shape = make_shape(2, Hkv, D, [None] * 3)
+        cache = make_cache(shape, 1 + max(max(table) for table in tables), S)
         cache.tensor.fill_(-1)
         for r, (table, length) in enumerate(zip(tables, lengths)):
             for position in range(length):
@@ -202,11 +201,11 @@ class TestGather:
         batch = ForwardBatch(
             input_ids=some, positions=some, slots=some, page_table=page_table, context_lens=lengths,
             query_lens=[1] * len(tables), num_single=len(tables), sample_rows=None, kv_cache=cache,
-            backend=reference.ReferenceAttention(),
+            backend=gather.GatherAttention(shape),
         )  # fmt: skip
-        plan = reference.ReferenceAttention().plan_singles(batch)
+        plan = batch.backend.plan_singles(batch)
         shape = [len(tables), Hkv, max(lengths), D]
-        for kind, got in enumerate(reference.gather_kv(layer, batch, plan)):
+        for kind, got in enumerate(gather.gather_kv(layer, batch, plan)):
             name = ("keys", "values")[kind]
             assert isinstance(got, Tensor) and list(got.shape) == shape, (
                 f"{name} have the shape {list(got.shape)}; [R, Hkv, C, D] is {shape} for requests of {lengths} tokens"

@@ -6,7 +6,7 @@ from exercises import jobs_for, tokens_of_hugging_face
 from tiny import Oracle
 
 from minillm.config import EngineConfig
-from minillm.kvcache.pages import PagePool
+from minillm.kvcache.manager import KVCacheManager
 from minillm.request import Request, RequestState, SamplingParams
 from minillm.scheduler.plan import StepPlan
 from minillm.scheduler.scheduler import Scheduler
@@ -17,7 +17,7 @@ def queue(prompts: list[int], pages: int = 100, **settings: Any) -> Scheduler:
     config = EngineConfig(
         max_model_len=64, page_size=4, **{"max_num_seqs": 8, "max_num_batched_tokens": 64, **settings}
     )
-    scheduler = Scheduler(config, PagePool(pages, 4))
+    scheduler = Scheduler(config, KVCacheManager(pages, 4))
     for id, length in enumerate(prompts):
         scheduler.add(Request(id, list(range(length)), SamplingParams(max_tokens=4), max_tokens=1, seed=70 + id))
     return scheduler

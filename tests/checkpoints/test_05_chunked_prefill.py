@@ -6,8 +6,8 @@ from exercises import jobs_for, tokens_of_hugging_face
 from tiny import Oracle
 
 from minillm.config import EngineConfig
-from minillm.kvcache.pages import PagePool
-from minillm.request import Request, RequestState, SamplingParams
+from minillm.kvcache.manager import KVCacheManager
+from minillm.request import Place, Request, RequestState, SamplingParams
 from minillm.scheduler.plan import StepPlan, StepResult
 from minillm.scheduler.scheduler import Scheduler
 
@@ -16,12 +16,12 @@ TIGHT: dict[str, Any] = {"page_size": 4, "num_pages": 9, "max_num_batched_tokens
 
 def scheduler_for(pages: int = 100, **settings: Any) -> Scheduler:
     config = EngineConfig(max_model_len=64, page_size=4, **{"max_num_batched_tokens": 64, **settings})
-    return Scheduler(config, PagePool(pages, 4))
+    return Scheduler(config, KVCacheManager(pages, 4))
 
 
 def request(id: int, prompt: int, output: int = 0, computed: int = 0) -> Request:
     """A request of so many prompt tokens, that has written some already, and so many of both computed."""
-    made = Request(id, list(range(prompt)), SamplingParams(), max_tokens=8, seed=id, num_computed=computed)
+    made = Request(id, list(range(prompt)), SamplingParams(), max_tokens=8, seed=id, place=Place(num_computed=computed))
     made.output_ids = list(range(100, 100 + output))
     return made
 
@@ -77,7 +77,7 @@ def three_running(pages: int = 6) -> Scheduler:
     for id in range(4):
         scheduler.add(request(id, 4))
     plan = scheduler.schedule()
-    tokens = {row.request_id: 50 + row.request_id for row in plan.rows}
+    tokens = {row.request_id: [50 + row.request_id] for row in plan.rows}
     scheduler.commit(plan, StepResult(tokens))
     assert [r.id for r in scheduler.running] == [0, 1, 2]
     return scheduler
@@ -173,7 +173,7 @@ class TestMakeRoom:
             scheduler.add(request(id, 3))
         scheduler.schedule()
         for running in scheduler.running:
-            running.num_computed = 3
+            running.place.num_computed = 3
         got = scheduler._make_room(scheduler.running[0], 1, plan)
         assert got is True and plan.preempted == [], (
             f"request 0 has 3 tokens in a page of 4, so its 4th needs no page: {plan.preempted} were preempted"

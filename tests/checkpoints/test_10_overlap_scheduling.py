@@ -8,7 +8,7 @@ from workload import Job, make_engine, run_jobs
 
 from minillm.config import EngineConfig
 from minillm.engine.engine import Engine
-from minillm.kvcache.pages import PagePool
+from minillm.kvcache.manager import KVCacheManager
 from minillm.probe import Event, listen
 from minillm.request import Request, SamplingParams, StructuredOutputsParams
 from minillm.scheduler.plan import StepPlan, StepResult
@@ -21,7 +21,7 @@ TIGHT: dict[str, Any] = {"page_size": 4, "num_pages": 9, "max_num_batched_tokens
 def planned(prompts: tuple[int, ...] = (6, 5), budget: int = 64, **settings: Any) -> tuple[Scheduler, StepPlan]:
     """Requests with these prompt lengths, and the plan of their first step; each may write 4 tokens."""
     config = EngineConfig(max_model_len=64, page_size=4, max_num_batched_tokens=budget, **settings)
-    scheduler = Scheduler(config, PagePool(100, 4))
+    scheduler = Scheduler(config, KVCacheManager(100, 4, reuse_kv=config.reuse_kv))
     for id, length in enumerate(prompts):
         params = SamplingParams(max_tokens=4)
         scheduler.add(Request(id, list(range(length)), params, 4, seed=id, stop_ids=frozenset([99])))
@@ -48,7 +48,7 @@ class TestAdvance:
         scheduler.advance(plan)
         flying = {request.id: request.in_flight for request in scheduler.running}
         assert flying == {0: 1, 1: 1}, f"each request has one token in flight; in_flight is {flying}"
-        here = [request.id for request in scheduler.running if request.last_on_device]
+        here = [request.id for request in scheduler.running if request.place.last_on_device]
         assert here == [0, 1], f"the device has the last token of requests 0 and 1; last_on_device says so of {here}"
 
     def test_the_next_plan_needs_no_token(self) -> None:
@@ -69,7 +69,7 @@ class TestAdvance:
             f"request 1 has 10 of its 20 prompt tokens in this step, so it samples nothing: (num_computed, in_flight) "
             f"by request is {got}, and (10, 0) is right for it"
         )
-        assert not scheduler.running[1].last_on_device, (
+        assert not scheduler.running[1].place.last_on_device, (
             "request 1 has sampled no token yet, so the device has no last token of it (last_on_device)"
         )
 
@@ -140,7 +140,9 @@ class TestStep:
         plan, result = second
         assert plan.step == 1, f"the step that is read is step 1, and the plan of step {plan.step} came"
         right = oracle.greedy([5, 6, 7], 1)[0]
-        assert result.tokens == {0: right}, f"request 0's first token is {right}, and the result has {result.tokens}"
+        assert result.tokens == {0: [right]}, (
+            f"request 0 got one token, and it is {right}, so [{right}] is right; the result has {result.tokens}"
+        )
         flying = engine.overlap.flying
         assert flying is not None and flying.plan.step == 2, f"step 2 should be under way, and this is: {flying!r}"
 
@@ -200,7 +202,7 @@ class TestCommit:
     def test_tokens_are_known_and_no_longer_in_flight(self) -> None:
         scheduler, first, _ = self.two_ahead()
         a, b = scheduler.running
-        advanced = scheduler.commit(first, StepResult({0: 50, 1: 60}))
+        advanced = scheduler.commit(first, StepResult({0: [50], 1: [60]}))
         assert [a.output_ids, b.output_ids] == [[50], [60]], (
             f"the tokens 50 and 60 were read; requests 0 and 1 have written {a.output_ids} and {b.output_ids}"
         )
@@ -212,7 +214,7 @@ class TestCommit:
 
     def test_a_plan_that_nobody_has_booked_is_booked_first(self) -> None:
         scheduler, plan = planned()
-        scheduler.commit(plan, StepResult({0: 50, 1: 60}))
+        scheduler.commit(plan, StepResult({0: [50], 1: [60]}))
         got = books(scheduler)
         assert got == {0: (6, 0), 1: (5, 0)}, (
             f"in the plain loop nobody calls advance before: (num_computed, in_flight) by request is {got}, and "
@@ -222,7 +224,7 @@ class TestCommit:
     def test_who_ends_gives_pages_and_seat_back(self) -> None:
         scheduler, first, _ = self.two_ahead()
         used, gone = scheduler.pool.num_used, scheduler.running[0]
-        scheduler.commit(first, StepResult({0: 99, 1: 60}))  # 99 is its stop token
+        scheduler.commit(first, StepResult({0: [99], 1: [60]}))  # 99 is its stop token
         running = [request.id for request in scheduler.running]
         assert running == [1], f"request 0 ended with its stop token 99: requests {running} run, and [1] is right"
         assert gone.pages == [] and scheduler.pool.num_used == used - 2, (
@@ -233,10 +235,10 @@ class TestCommit:
     def test_its_row_in_the_next_step_is_thrown_away(self) -> None:
         scheduler, first, second = self.two_ahead()
         gone, other = scheduler.running
-        scheduler.commit(first, StepResult({0: 99, 1: 60}))
+        scheduler.commit(first, StepResult({0: [99], 1: [60]}))
         free, error = scheduler.pool.num_free, None
         try:
-            advanced = scheduler.commit(second, StepResult({0: 51, 1: 61}))
+            advanced = scheduler.commit(second, StepResult({0: [51], 1: [61]}))
         except (KeyError, AttributeError) as caught:
             error = caught
         assert error is None, f"request 0 had ended, and its row in the next plan makes the commit fail: {error!r}"
@@ -252,7 +254,7 @@ class TestCommit:
     def test_a_chunk_gets_no_token(self) -> None:
         scheduler, plan = planned((6, 20), budget=16)
         a, b = scheduler.running
-        advanced = scheduler.commit(plan, StepResult({0: 50}))
+        advanced = scheduler.commit(plan, StepResult({0: [50]}))
         assert (advanced, b.output_ids) == ([a], []), (
             f"request 1 has 10 of its 20 prompt tokens computed, and samples nothing: got a token: {advanced}"
         )
@@ -261,14 +263,14 @@ class TestCommit:
         scheduler, plan = planned()
         a, b = scheduler.running
         asked = [(50, -0.5, 1)]
-        scheduler.commit(plan, StepResult({0: 50, 1: 60}, logprobs={0: asked}))
+        scheduler.commit(plan, StepResult({0: [50], 1: [60]}, logprobs={0: [asked]}))
         assert a.logprobs == [asked] and b.logprobs == [], (
             f"request 0 asked for its token's log probabilities, request 1 did not: {a.logprobs} and {b.logprobs}"
         )
 
     def test_without_reuse_all_is_forgotten(self) -> None:
         scheduler, plan = planned(budget=64, reuse_kv=False)
-        scheduler.commit(plan, StepResult({0: 50, 1: 99}))
+        scheduler.commit(plan, StepResult({0: [50], 1: [99]}))
         got = books(scheduler)
         assert got == {0: (0, 0)}, (
             f"with reuse_kv=False request 0's 7 tokens are all pending again: (num_computed, in_flight) is {got}"

@@ -202,7 +202,7 @@ class TestAttentionBytes:
 
         def note(event: Event) -> None:
             (context,), cache = event.batch.context_lens, event.batch.kv_cache
-            right.append(cache.slots[event.layer][:context].nbytes + 2 * event.q.numel() * event.q.itemsize)
+            right.append(cache[event.layer].slots[:context].nbytes + 2 * event.q.numel() * event.q.itemsize)
 
         engine.add_request([7] * 30, SamplingParams(temperature=0, max_tokens=2, ignore_eos=True))
         with listen("attention.attend", note):

@@ -58,7 +58,7 @@ def test_old_turns_are_dropped_and_it_says_so(checkpoint: str, capsys: pytest.Ca
     session.answer("x" * 100)
     assert "too long" in capsys.readouterr().err
     assert session.turns == [] or session.turns == before
-    assert llm.engine.scheduler.num_available == llm.engine.pool.num_pages
+    assert llm.engine.scheduler.manager.num_available == llm.engine.pool.num_pages
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="there are no pseudo-terminals")

@@ -46,13 +46,18 @@ def test_a_config_is_enough(minillm: Run, tiny: tuple[Path, LlamaForCausalLM], t
 def test_a_mixture_of_experts(minillm: Run, tmp_path: Path, kind: str) -> None:
     """All experts are held, and a token meets some: counted in Hugging Face's model, tensor by tensor."""
     hf = make_moe(tmp_path, kind)
-    done = minillm("memory", str(tmp_path), "--available", "100MiB", "--max-model-len", "500", "--dtype", "bfloat16")
+    done = minillm("memory", str(tmp_path), "--available", "100MiB", "--max-model-len", "250", "--dtype", "bfloat16")
     assert done.returncode == 0, done.stderr
     row, E, k = numbers(done.stdout), hf.config.num_local_experts, hf.config.num_experts_per_tok
     one = sum(p.numel() for name, p in hf.named_parameters() if ".experts." in name) // E
     assert row["parameters"] == f"{hf.num_parameters():,}"
     assert row["a token meets"] == f"{hf.num_parameters() - (E - k) * one:,}" and f"{k} of {E}" in done.stdout
     assert row["weights"] == show_bytes(hf.num_parameters() * 2)
+
+
+def test_a_context_that_the_engine_would_refuse_is_refused_here_too(minillm: Run, checkpoint: str) -> None:
+    done = minillm("memory", checkpoint, "--available", "24GiB", "--max-model-len", "5000000")
+    assert done.returncode == 2 and "max_model_len is 5000000, but the model was made for at most" in done.stderr
 
 
 def test_too_little_is_said_and_no_error(minillm: Run, checkpoint: str) -> None:
@@ -75,8 +80,9 @@ def test_what_the_engine_counts_is_the_same(checkpoint: str) -> None:
     from minillm.llm import LLM
 
     llm = LLM(checkpoint, max_model_len=500, page_size=8, max_cached_tokens=800)
-    config = ModelConfig.from_folder(Path(checkpoint))
-    assert llm.engine.memory.page_bytes == 8 * config.kv_bytes_per_token(llm.engine.dtype.itemsize)
+    c = ModelConfig.from_folder(Path(checkpoint))
+    numbers_of_a_token = 2 * c.num_hidden_layers * c.num_key_value_heads * c.head_dim
+    assert llm.engine.memory.page_bytes == 8 * numbers_of_a_token * llm.engine.dtype.itemsize
     assert EngineConfig().gpu_memory_utilization == 0.9, "the command's default is written there and in __main__"
 
 

@@ -13,8 +13,7 @@ from debug.test_pdb import run
 from minillm.config import EngineConfig
 from minillm.debug import console
 from minillm.debug.console import pages, shapes, table, tree, where, why
-from minillm.kvcache.pages import PagePool
-from minillm.kvcache.radix import RadixCache
+from minillm.kvcache.manager import KVCacheManager
 from minillm.request import Request, SamplingParams
 from minillm.scheduler.scheduler import Scheduler
 
@@ -31,7 +30,7 @@ def answers(commands: list[str], program: Path = PROGRAM, **environment: str) ->
 
 
 def make(num_pages: int = 5) -> Scheduler:
-    scheduler = Scheduler(EngineConfig(max_model_len=20, page_size=4, max_num_seqs=4), PagePool(num_pages, 4))
+    scheduler = Scheduler(EngineConfig(max_model_len=20, page_size=4, max_num_seqs=4), KVCacheManager(num_pages, 4))
     for i in range(3):
         scheduler.add(Request(i, prompt_ids=[1] * 6, params=SamplingParams(), max_tokens=5, seed=0))
     return scheduler
@@ -162,8 +161,7 @@ def ask(helper: Callable[[], Any]) -> Any:
 
 def test_the_tree() -> None:
     """Without an engine near there is no tokenizer: token ids then. With one, text."""
-    pool = PagePool(8, 4)
-    scheduler = Scheduler(EngineConfig(max_model_len=20, page_size=4), pool, RadixCache(pool))
+    scheduler = Scheduler(EngineConfig(max_model_len=20, page_size=4), KVCacheManager(8, 4, shares_prefixes=True))
     assert repr(tree()) == "0 nodes, 0 pages of 4 tokens: the tree is empty"
     for i, last in enumerate((8, 9)):
         scheduler.add(Request(i, [1, 2, 3, 4, 5, 6, 7, last], SamplingParams(), max_tokens=2, seed=0))

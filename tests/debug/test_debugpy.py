@@ -51,7 +51,7 @@ def test_stops_on_the_statement_after_the_probe(start: Callable[..., Session]) -
     whose = []
     for _ in range(6):
         stop = session.stopped()
-        assert (place_of(stop), stop.function) == (documented("kv.allocate"), "_take")
+        assert (place_of(stop), stop.function) == (documented("kv.allocate"), "take")
         names = stop.local_variables()
         assert {"self", "request", "start", "end", "new_pages"} <= set(names)
         assert names["request"].startswith("Request(")

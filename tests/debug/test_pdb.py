@@ -44,10 +44,10 @@ def test_pdb_stops_in_the_callers_frame_and_goes_on() -> None:
     (place,) = stop_lines("kv.allocate")
     header, first, *rest = done.stdout.split("── kv.allocate ── ")
     assert header.startswith("pdb: look (what to watch here)")
-    assert first.startswith("step 1 ── scheduler.py:")
+    assert first.startswith("step 1 ── manager.py:")
     assert "   A request got new pages" in first
     assert "   request = r0\n   pages (new_pages) = [0, 1]\n   pool (self.pool) = PagePool(2 of 5 pages" in first
-    assert f"{place}_take()\n-> if count > 1 or end % self.pool.page_size <= 1:" in first
+    assert f"{place}take()\n-> if end // S > place.num_offered and place.node is not None:" in first
     assert "(Pdb) [0, 1]\n" in first  # p request.pages
     assert "in main\n" in first or "main()" in first  # where: the stack down to the program
     assert "debuggers.py" not in done.stdout and "probes.py" not in done.stdout
@@ -69,9 +69,9 @@ def test_pdb_with_a_condition() -> None:
 
 
 def test_pdb_looks_at_what_the_catalogue_says() -> None:
-    done = run("look\nu\nlook\nq\n", MINILLM_BREAK="kv.allocate", MINILLM_BREAK_WHEN="request.id == 1")
+    done = run("look\nu\nu\nlook\nq\n", MINILLM_BREAK="kv.allocate", MINILLM_BREAK_WHEN="request.id == 1")
     assert done.returncode == 0, done.stderr
-    here, above = done.stdout.split("(Pdb) ")[1], done.stdout.split("(Pdb) ")[3]
+    here, above = done.stdout.split("(Pdb) ")[1], done.stdout.split("(Pdb) ")[4]
     assert "   request.pages = [2, 3]   (the page table, the new pages last)\n" in here
     assert " ✓ no page twice: len(set(request.pages)) == len(request.pages) is True\n" in here
     assert "✗" not in here and "Error" not in here

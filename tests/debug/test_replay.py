@@ -13,7 +13,7 @@ from workload import make_engine
 
 from minillm.cli.replay import run
 from minillm.cli.replay_app import ReplayApp
-from minillm.cli.replay_page import as_text, draw, find
+from minillm.cli.replay_step import as_text, draw, find
 from minillm.debug.recorder import record
 from minillm.debug.recording import read_recording
 from minillm.debug.replay import Frame, frames

@@ -65,7 +65,7 @@ ROWS = [
         (ROWS[0], "r0[4:6]"),
         (StepPlan(1, ROWS), "StepPlan(r0[4:6] r3[9:10])"),
         (StepPlan(1, ROWS[:1], [3]), "StepPlan(r0[4:6] preempted=[3])"),
-        (StepResult({0: 12}), "StepResult(tokens={0: 12})"),
+        (StepResult({0: [12]}), "StepResult(tokens={0: [12]})"),
         (Wide(), "Wide(a=1, b=[2], c=3, d=4, e=5, f=6, ...)"),
         (Colour.RED, "red"),
         (PurePosixPath("/models/nano"), "'/models/nano'"),

@@ -31,7 +31,7 @@ from minillm.engine.engine import Engine
 from minillm.kvcache.pages import PagePool, slot_of
 from minillm.kvcache.radix import RadixCache
 from minillm.probe import listen
-from minillm.request import Request, SamplingParams
+from minillm.request import Place, Request, SamplingParams
 from minillm.scheduler.plan import Joining, PlanRow, StepPlan
 from minillm.text.tokenizer import Tokenizer
 
@@ -190,9 +190,9 @@ def test_page_map_shows_owner_and_fill_of_each_page(scene: Scene, width: int) ->
 
 def test_page_map_of_shared_cached_and_many_pages() -> None:
     pool = PagePool(300, 4)
-    first, second = (Request(i, [1] * 8, SamplingParams(), 9, 0, num_computed=6) for i in range(2))
-    first.pages = pool.allocate(2)
-    second.pages = [first.pages[0], *pool.allocate(1)]
+    first, second = (Request(i, [1] * 8, SamplingParams(), 9, 0, place=Place(num_computed=6)) for i in range(2))
+    first.place.pages = pool.allocate(2)
+    second.place.pages = [first.pages[0], *pool.allocate(1)]
     pool.share(first.pages[:1])
     pool.allocate(1)  # what only a prefix tree would hold
     text = show(page_map(pool, [first, second]))
@@ -224,8 +224,8 @@ def grown(cache: RadixCache, *texts: list[int]) -> None:
 def test_radix_tree_shows_runs_pages_and_whose_they_are(width: int) -> None:
     cache = RadixCache(PagePool(32, 2))
     grown(cache, [1, 2, 3, 4, 5, 6], [1, 2, 9, 9], [7, 7])
-    request = Request(2, [1, 2, 9, 9, 4], SamplingParams(), 9, 0, node=cache.match([1, 2, 9, 9]).node)
-    cache.lock(request.node)
+    request = Request(2, [1, 2, 9, 9, 4], SamplingParams(), 9, 0, place=Place(node=cache.match([1, 2, 9, 9]).node))
+    cache.lock(request.place.node)
     text = show(radix_tree(cache, [request], order=True), width)
     assert " ".join(text.split()).startswith("4 nodes, 5 pages of 2 tokens: 2 locked, 3 can be evicted")
     found = re.findall(
@@ -256,7 +256,7 @@ def test_radix_tree_says_what_has_changed() -> None:
 
 def test_prefix_hit_adds_up(tokenizer: Tokenizer) -> None:
     ids = tokenizer.encode("What is a page?")
-    request = Request(0, ids, SamplingParams(), 9, 0, pages=[4, 5, 6, 9])
+    request = Request(0, ids, SamplingParams(), 9, 0, place=Place(pages=[4, 5, 6, 9]))
     text = show(prefix_hit(request, 8, 4, tokenizer), 80)
     assert re.search(r"8 taken +pages 4, 5 ", text) and re.search(rf"{len(ids) - 8} computed +pages 6, 9 ", text), text
     assert show(prefix_hit(request, 0, 4, tokenizer)).splitlines()[0].count("~") == 0
@@ -373,10 +373,11 @@ def test_slots_table_says_where_each_token_goes(scene: Scene) -> None:
 
 def test_gather_map_reads_pages_in_order() -> None:
     pool = PagePool(40, 4)
-    others, mine = pool.allocate(5), Request(1, [1] * 10, SamplingParams(), 9, 0, num_computed=10)
+    others, mine = pool.allocate(5), Request(1, [1] * 10, SamplingParams(), 9, 0, place=Place(num_computed=10))
     pool.free([others[3], others[1]])
-    mine.pages = pool.allocate(3)
-    other = Request(0, [1] * 12, SamplingParams(), 9, 0, num_computed=12, pages=[others[i] for i in (0, 2, 4)])
+    mine.place.pages = pool.allocate(3)
+    held = Place(pages=[others[i] for i in (0, 2, 4)], num_computed=12)
+    other = Request(0, [1] * 12, SamplingParams(), 9, 0, place=held)
     text = show(gather_map(mine, pool, [other]))
     assert mine.pages == [1, 3, 5]
     assert re.findall(r"page (\d+)", text) == ["1", "3", "5"] and "slots 20..21" in text
@@ -390,7 +391,7 @@ def test_gather_map_reads_pages_in_order() -> None:
 
 def test_gather_map_shortens_long_tables() -> None:
     pool = PagePool(100, 16)
-    request = Request(0, [1] * 1000, SamplingParams(), 9, 0, num_computed=1000, pages=pool.allocate(63))
+    request = Request(0, [1] * 1000, SamplingParams(), 9, 0, place=Place(num_computed=1000, pages=pool.allocate(63)))
     text = show(gather_map(request, pool, max_blocks=5))
     assert re.findall(r"tokens (\d+\.\.\d+)", text) == ["0..15", "16..31", "32..47", "992..999"]
 

@@ -11,6 +11,7 @@ from docs.browser import Browser
 
 from minillm.cli.memory import longest, met_by_a_token, verdict
 from minillm.config import EngineConfig
+from minillm.kvcache.storage import KVSpec
 from minillm.layers.build import LayerBuild
 from minillm.model_config import ModelConfig
 from minillm.models.weights import build_model
@@ -121,7 +122,7 @@ def test_it_agrees_with_the_engine(form: Browser, case: dict[str, Any]) -> None:
         **met,
         "parameters": f"{sum(p.numel() for p in model.parameters()):,}",
         "weights": show_bytes(plan.weights),
-        "kv": show_bytes(model_config.kv_bytes_per_token(dtype.itemsize)),
+        "kv": show_bytes(KVSpec.of(model_config, model_config.num_key_value_heads, dtype).bytes_per_token),
         "page": show_bytes(plan.page_bytes),
         "activations": show_bytes(plan.activations),
         "limit": show_bytes(plan.limit),

@@ -1,6 +1,7 @@
 """Input that cannot work: refused at once, in words that name what was given and what to do."""
 
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -194,7 +195,7 @@ def test_a_refused_engine_leaves_the_next_one_unharmed(oracle: Oracle) -> None:
     config = EngineConfig(model=str(oracle.folder), num_pages=10**12)
     with pytest.raises(ValueError):
         Engine(config)
-    config.num_pages = 16
+    config = replace(config, num_pages=16)
     assert run_jobs(Engine(config), [Job((5, 6), 4)]).tokens(0) == oracle.greedy([5, 6], 4)
 
 
@@ -263,8 +264,8 @@ def test_kernels_that_fail_on_a_card_are_replaced_and_the_choices_say_why(
     """A compiler that cannot do this card: said as a warning, and wherever the engine's choices are shown."""
     import torch
 
-    from minillm.kernels.choose import choose_kernels
     from minillm.kernels.triton.load import failed
+    from minillm.worker.platform import choose_kernels
 
     def old_card(device: torch.device, dtype: torch.dtype) -> tuple[None, str]:
         return None, failed("kernels", RuntimeError("ptxas fatal: sm_37 is not supported\nand more"))
@@ -274,7 +275,7 @@ def test_kernels_that_fail_on_a_card_are_replaced_and_the_choices_say_why(
         kernels = choose_kernels("auto", torch.device("cuda"), torch.float16)
     assert kernels.name == "torch" and "sm_37" in kernels.reason
     engine = make_engine(oracle.folder)
-    assert engine.choices["kernels"].startswith(engine.kernels.name + ": ")
+    assert engine.choices["kernels"].startswith(engine.worker.platform.kernels.name + ": ")
     assert engine.choices["recorded steps"].startswith("none: on a cpu little is saved") or engine.runner.graphs
     assert "num_pages=64" in engine.choices["memory"]
     with (

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from paged import make_batch, make_cache, make_shape, shuffled_pages
 from parity import greedy_with_logits, random_prompt
 from tiny import TEXT_VOCAB, hf_greedy, make_llama, make_model
 from torch import Tensor
@@ -152,30 +153,25 @@ def test_seeds_draw_the_same_tokens_on_a_gpu_as_on_a_cpu(tmp_path: Path) -> None
 @pytest.mark.parametrize(("H", "Hkv", "D"), [(16, 8, 128), (32, 8, 128), (14, 2, 64), (8, 8, 96), (4, 1, 256)])
 def test_attention_of_real_sizes(dtype: torch.dtype, H: int, Hkv: int, D: int) -> None:
     """Long contexts in many splits, many requests, prompts over pages: against dense attention in float64."""
-    from minillm.attention.batch import ForwardBatch
     from minillm.attention.triton import TritonAttention
-    from minillm.kvcache.storage import KVCache
-    from minillm.model_config import ModelConfig
 
-    device, S = torch.device("cuda"), 16
+    device, S, windows = torch.device("cuda"), 16, (None, 100)
     lengths = [(9000, 1), (1, 1), (333, 1), (64, 1), (700, 700), (1500, 300), (40, 2)]
     pages = [-(-context // S) for context, _ in lengths]
-    cache = KVCache(ModelConfig("", 10, H * D, 1, 2, H, Hkv, D, 9999), sum(pages), S, Hkv, dtype, device)
+    shape = make_shape(H, Hkv, D, windows, dtype=dtype, device="cuda")
+    cache = make_cache(shape, sum(pages), S)
     cache.tensor.normal_()
-    numbers = torch.randperm(sum(pages), device=device).split(pages)
-    table = torch.zeros(len(lengths), max(pages), dtype=torch.int64, device=device)
-    for row, own in zip(table, numbers):
-        row[: len(own)] = own
-    T, some = sum(count for _, count in lengths), torch.zeros(1, dtype=torch.int64, device=device)
-    batch = ForwardBatch(
-        some, some, some, table, [c for c, _ in lengths], [n for _, n in lengths], 4, None, cache, TritonAttention()
-    )
+    table = shuffled_pages(cache, lengths, seed=1)
+    batch = make_batch(cache, lengths, table, TritonAttention(shape))
+    T = batch.num_tokens
     q = torch.randn(T, H, D, dtype=dtype, device=device)
-    for window in (None, 100):
-        batch.plan = batch.backend.prepare(batch)
-        got, row = batch.backend.attend(1, q, batch, D**-0.5, window).view(T, H, D), 0
-        for own, (context, count) in zip(numbers, lengths):
-            kv = cache.layer(1)[own].reshape(-1, 2, Hkv, D)[:context].double().repeat_interleave(H // Hkv, dim=2)
+    batch.plan = batch.backend.prepare(batch)
+    for layer, window in enumerate(windows):
+        got, row = batch.backend.attend(layer, q, batch).view(T, H, D), 0
+        for pages_of, count_of, (context, count) in zip(table, pages, lengths):
+            own = pages_of[:count_of]
+            kv = cache[layer].tensor[own].reshape(-1, 2, Hkv, D)[:context].double()
+            kv = kv.repeat_interleave(H // Hkv, dim=2)
             scores = torch.einsum("qhd,chd->hqc", q[row : row + count].double(), kv[:, 0]) * D**-0.5
             ends = torch.arange(context - count + 1, context + 1, device=device)[:, None]
             keys = torch.arange(context, device=device)

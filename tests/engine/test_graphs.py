@@ -66,7 +66,7 @@ def test_replayed_steps_give_the_same_tokens(oracle: Oracle, kind: str, ahead: b
     settings = {**SMALL, **KINDS[kind], "async_scheduling": ahead}
     eager = run_jobs(make_engine(oracle.folder, **settings, enforce_eager=True), jobs())
     engine = make_engine(oracle.folder, **settings, enforce_eager=False)
-    assert engine.eager is None and list(engine.runner.graphs.recorded) == [8, 4, 2, 1]
+    assert engine.worker.eager is None and list(engine.runner.graphs.recorded) == [8, 4, 2, 1]
     sizes = set()
     with listen("graph.replay", lambda event: sizes.add((event.count, event.size))):
         run = run_jobs(engine, jobs())
@@ -84,7 +84,7 @@ def test_other_architectures(tmp_path: Path, name: str) -> None:
         settings = {**SMALL, **KINDS[kind]}
         eager = run_jobs(make_engine(tmp_path, **settings, enforce_eager=True), jobs())
         engine = make_engine(tmp_path, **settings, enforce_eager=False)
-        assert engine.eager is None
+        assert engine.worker.eager is None
         run = run_jobs(engine, jobs())
         assert all(run.tokens(index) == eager.tokens(index) for index in range(len(jobs()))), kind
 
@@ -109,13 +109,13 @@ def test_padding_writes_nowhere(oracle: Oracle, kind: str) -> None:
 
 def test_larger_batches_than_the_largest_size(oracle: Oracle, monkeypatch: pytest.MonkeyPatch) -> None:
     """They are computed from Python, in between steps that are replayed."""
-    from minillm.attention import reference
+    from minillm.attention import gather
 
-    monkeypatch.setattr(reference, "FIXED_GATHER", 2 * 96 * 2 * 2 * 16 * 4)
+    monkeypatch.setattr(gather, "FIXED_GATHER", 2 * 96 * 2 * 2 * 16 * 4)
     settings = {**SMALL, **PLAIN}
     engine = make_engine(oracle.folder, **settings, enforce_eager=False)
-    a_row = 96 * engine.runner.kv_cache.slots[0][0].nbytes
-    assert engine.runner.graphs.sizes[-1] == reference.FIXED_GATHER // a_row < 5
+    a_row = 96 * engine.runner.kv_cache[0].slots[0].nbytes
+    assert engine.runner.graphs.sizes[-1] == gather.FIXED_GATHER // a_row < 5
     eager = run_jobs(make_engine(oracle.folder, **settings, enforce_eager=True), jobs())
     run = run_jobs(engine, jobs())
     assert all(run.tokens(index) == eager.tokens(index) for index in range(len(jobs())))
@@ -139,15 +139,15 @@ def test_why_not_is_said(oracle: Oracle, settings: dict[str, Any], why: str | No
     said = []
     with listen("graph.choose", lambda event: said.append(event.eager)):
         engine = make_engine(oracle.folder, **SMALL, **settings)
-    assert said == [engine.eager]
-    assert engine.eager is None if why is None else engine.eager.startswith(why)
+    assert said == [engine.worker.eager]
+    assert engine.worker.eager is None if why is None else engine.worker.eager.startswith(why)
     assert (engine.runner.graphs is None) == (why is not None)
 
 
 def test_a_mixture_of_experts_says_why_not(tmp_path: Path) -> None:
     make_moe(tmp_path, num_hidden_layers=1)
     engine = make_engine(tmp_path, **SMALL, enforce_eager=False)
-    assert engine.eager.startswith("a mixture of experts") and engine.runner.graphs is None
+    assert engine.worker.eager.startswith("a mixture of experts") and engine.runner.graphs is None
 
 
 def test_who_listens_in_vain_is_told_once(oracle: Oracle) -> None:

@@ -1,6 +1,5 @@
 """The memory plan: what it counts is what is really held, and too little memory is refused in time, with numbers."""
 
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,11 +9,11 @@ from engine.live_bytes import most_held
 from tiny import Oracle, make_model
 from workload import Job, make_engine, run_jobs
 
-from minillm.attention.backend import choose_backend
 from minillm.config import EngineConfig
 from minillm.engine.engine import Engine
 from minillm.probe import listen
 from minillm.sampling.sampler import SamplingBatch, sample, sample_in_parts
+from minillm.setup import Setup
 from minillm.worker.device import DeviceMemory, room_for, show_bytes
 from minillm.worker.estimate import activation_bytes, table_bytes, weight_bytes
 from minillm.worker.memory import most_that_fits, plan_memory, refuse_the_impossible
@@ -26,11 +25,8 @@ GIB = 2**30
 
 def trial_of(engine: Engine) -> Trial:
     """A trial with what the engine has."""
-    kernels: Any = engine.model.model.norm.kernels  # type: ignore[union-attr]
-    heads = engine.model_config.num_attention_heads
-    choose = partial(choose_backend, engine.config.attention_backend, kernels, num_heads=heads)
-    memory = DeviceMemory.look(engine.device)
-    return Trial(engine.config, engine.model_config, engine.model, engine.dtype, memory, choose, engine.kernels)
+    worker = engine.core.executor.worker
+    return Trial(engine.setup, worker.platform, worker.model, DeviceMemory.look(engine.device))
 
 
 # --- the formula, beside what torch books
@@ -56,24 +52,24 @@ def test_the_largest_step_holds_what_the_formula_says(tmp_path: Path, shape: str
     make_model(tmp_path, kind, **sizes)
     engine = make_engine(tmp_path, dtype=dtype, **PLAIN, **settings)
     trial = trial_of(engine)
-    held = most_held(lambda: run_largest(trial.make_runner(), engine.config))
-    planned = activation_bytes(engine.config, engine.model_config, engine.model, engine.dtype, gathers=True)
-    planned -= table_bytes(engine.config, engine.model_config, engine.dtype)  # made before
+    held = most_held(lambda: run_largest(trial.make_runner()))
+    planned = activation_bytes(engine.setup, engine.model, gathers=True)
+    planned -= table_bytes(engine.setup)  # made before
     assert held <= planned, f"{held / 2**20:.2f} MiB held, {planned / 2**20:.2f} MiB planned"
     assert held > planned * (0.45 if dtype == "float32" else 0.3)
 
 
 def test_vocabularies_are_drawn_from_in_parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """So that a thousand rows of logits do not take ten times their own memory."""
-    for module in ("sampler", "estimate"):
-        monkeypatch.setattr(f"minillm.engine.{module}.PART", 40_000)
+    for module in ("sampling.sampler", "worker.estimate"):
+        monkeypatch.setattr(f"minillm.{module}.PART", 40_000)
     monkeypatch.setattr("minillm.worker.estimate.MOST_LOGITS", 40_000)
     monkeypatch.setattr("minillm.sampling.logprobs.MOST_LOGITS", 40_000)
     make_model(tmp_path, "llama", vocab_size=12_000)
     engine = make_engine(tmp_path, **PLAIN, max_num_batched_tokens=64, max_num_seqs=64)
     trial = trial_of(engine)
-    held = most_held(lambda: run_largest(trial.make_runner(), engine.config))
-    planned = activation_bytes(engine.config, engine.model_config, engine.model, engine.dtype, gathers=True)
+    held = most_held(lambda: run_largest(trial.make_runner()))
+    planned = activation_bytes(engine.setup, engine.model, gathers=True)
     assert 0.5 * planned < held <= planned < 30 * 64 * 12_000
 
 
@@ -118,18 +114,18 @@ def test_parts_draw_the_same_tokens(monkeypatch: pytest.MonkeyPatch) -> None:
 )  # fmt: skip
 def test_a_trial_runs_with_any_settings_and_leaves_nothing(oracle: Oracle, settings: dict[str, Any]) -> None:
     engine = make_engine(oracle.folder, **settings)
-    jobs = [Job((5, 6, 7, 8), 5)] if engine.config.max_model_len == 256 else []
+    jobs = [Job((5, 6, 7, 8), 5)] if engine.setup.max_model_len == 256 else []
     before = run_jobs(engine, jobs)
     trial_of(engine).warm_up(engine.runner.backend) if engine.device.type == "cuda" else run_largest(
-        trial_of(engine).make_runner(engine.runner.backend), engine.config
+        trial_of(engine).make_runner(engine.runner.backend)
     )
     after = run_jobs(engine, jobs)
     assert all(before.tokens(i) == after.tokens(i) for i in range(len(jobs)))
 
 
-def test_the_largest_steps_are_as_large_as_steps_get() -> None:
-    config = EngineConfig(max_model_len=200, max_num_seqs=6, max_num_batched_tokens=100)
-    even, deep = largest_steps(config, 50, 16)
+def test_the_largest_steps_are_as_large_as_steps_get(oracle: Oracle) -> None:
+    sizes = {"max_model_len": 200, "max_num_seqs": 6, "max_num_batched_tokens": 100}
+    even, deep = largest_steps(Setup.of(EngineConfig(model=str(oracle.folder), **sizes)), 50, 16)
     assert even.num_tokens == deep.num_tokens == 100 and len(even.rows) == len(deep.rows) == 6
     assert [row.count for row in even.rows] == [17, 17, 17, 17, 16, 16]
     assert [(row.start, row.count) for row in deep.rows] == [(199, 1), *[(0, 1)] * 4, (105, 95)]
@@ -144,10 +140,16 @@ def memory_of(kind: str, total: int, free: int | None = None) -> DeviceMemory:
 
 
 def plan(engine: Engine, memory: DeviceMemory, measured: Measured | None = None, **settings: Any) -> Any:
-    config = EngineConfig(max_model_len=256, **settings)
-    refuse_the_impossible(config, engine.model_config, engine.model, engine.dtype, memory)
+    setup = setup_with(engine, **settings)
+    refuse_the_impossible(setup, engine.model, memory)
     measure = None if measured is None else lambda: measured
-    return plan_memory(config, engine.model_config, engine.model, engine.dtype, memory, measure)
+    return plan_memory(setup, engine.model, memory, measure)
+
+
+def setup_with(engine: Engine, **settings: Any) -> Setup:
+    """What other settings mean for the engine's model, on the CPU."""
+    config = EngineConfig(model=str(engine.setup.folder), max_model_len=256, device="cpu", **settings)
+    return Setup.of(config, engine.model_config, engine.setup.folder)
 
 
 @pytest.fixture(scope="module")
@@ -215,7 +217,6 @@ def test_running_out_of_memory_is_one_error_with_numbers_and_advice(error: Excep
 
 
 def test_on_a_cpu_the_plan_keeps_to_its_share_of_what_is_free(engine: Engine) -> None:
-    config = EngineConfig(max_model_len=256, gpu_memory_utilization=0.5)
-    got = most_that_fits(config, engine.model_config, engine.model, engine.dtype, memory_of("cpu", 3 * GIB))
+    got = most_that_fits(setup_with(engine, gpu_memory_utilization=0.5), engine.model, memory_of("cpu", 3 * GIB))
     assert got.limit == 3 * GIB // 2 and got.total <= got.limit
     assert show_bytes(got.limit) == "1.50 GiB"

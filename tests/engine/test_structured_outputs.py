@@ -123,7 +123,7 @@ def test_an_answer_that_left_its_grammar_does_not_end_as_if_it_were_whole(nano: 
     params = SamplingParams(temperature=0, structured_outputs=StructuredOutputsParams(regex="[a-z]{30}"))
     request = nano.engine.add_request("The", params)
     nano.engine.step()
-    nano.engine.grammars.active[request.id].state.consume_tokens([7])
+    nano.engine.core.grammars.active[request.id].state.consume_tokens([7])
     outputs: list[RequestOutput] = []
     while nano.engine.has_requests:
         outputs += nano.engine.step()
@@ -238,7 +238,7 @@ def test_with_stop_strings_penalties_and_bias(oracle: Oracle) -> None:
 def test_the_ends_of_the_model_all_count(oracle: Oracle) -> None:
     engine = make_engine(oracle.folder)
     engine.model_config.eos_token_ids = (EOS, 0)
-    engine.grammars.eos_ids = (EOS, 0)
+    engine.core.grammars.eos_ids = (EOS, 0)
     params = SamplingParams(
         temperature=0, logit_bias={0: 50.0}, structured_outputs=StructuredOutputsParams(regex="ab?")
     )
@@ -257,7 +257,7 @@ def test_going_on_after_the_end_is_free_again(oracle: Oracle) -> None:
 
 def test_a_checkpoint_without_an_end_refuses(oracle: Oracle) -> None:
     engine = make_engine(oracle.folder)
-    engine.grammars.eos_ids = ()
+    engine.core.grammars.eos_ids = ()
     with pytest.raises(ValueError, match="names no end-of-sequence token"):
         engine.add_request([5], SamplingParams(structured_outputs=StructuredOutputsParams(regex="a")))
     assert_idle(engine)
@@ -265,7 +265,9 @@ def test_a_checkpoint_without_an_end_refuses(oracle: Oracle) -> None:
 
 def test_the_same_grammar_is_compiled_once(nano: LLM) -> None:
     params = StructuredOutputsParams(regex="once+")
-    assert nano.engine.grammars.compile(params) is nano.engine.grammars.compile(StructuredOutputsParams(regex="once+"))
+    assert nano.engine.core.grammars.compile(params) is nano.engine.core.grammars.compile(
+        StructuredOutputsParams(regex="once+")
+    )
     for i in range(70):
-        nano.engine.grammars.compile(StructuredOutputsParams(regex=f"a{i}"))
-    assert len(nano.engine.grammars._compiled) == 64
+        nano.engine.core.grammars.compile(StructuredOutputsParams(regex=f"a{i}"))
+    assert len(nano.engine.core.grammars._compiled) == 64

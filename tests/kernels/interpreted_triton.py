@@ -7,25 +7,24 @@ import numpy as np
 import pytest
 import torch
 from debug.test_catalogue import Watcher
+from paged import make_batch, make_cache, make_shape
 from parity import random_prompt
 from tiny import TEXT_VOCAB, make_model
 from torch.nn import functional as F
 from workload import Job, make_engine, run_jobs
 
 from minillm.attention import triton as attention
-from minillm.attention.backend import choose_backend
 from minillm.attention.batch import ForwardBatch
+from minillm.attention.choose import choose_backend
 from minillm.debug.catalogue import catalogue, locations
-from minillm.kernels.choose import choose_kernels
 from minillm.kernels.torch.attention import paged_decode
 from minillm.kernels.torch.kernels import ACTIVATIONS
 from minillm.kernels.triton import attention as triton_attention
 from minillm.kernels.triton import kernels as triton_kernels
 from minillm.kernels.triton import load as triton_load
 from minillm.kernels.triton import rows as triton_rows
-from minillm.kvcache.storage import KVCache
-from minillm.model_config import ModelConfig
 from minillm.probe import listen
+from minillm.worker.platform import choose_kernels
 
 CPU = torch.device("cpu")
 kernels, _ = triton_load.load(CPU, torch.float32)
@@ -65,20 +64,21 @@ def test_a_padding_row_is_stored_nowhere() -> None:
     assert (cache[[1, 3, 4, 5]] == 5).all()
 
 
-def decode_batch(lengths: list[int], H: int, Hkv: int, D: int, S: int = 4) -> tuple[ForwardBatch, torch.Tensor]:
-    pages = max(-(-max(lengths) // S), 1)
-    config = ModelConfig("", 10, H * D, 1, 1, H, Hkv, D, 4096)
-    cache = KVCache(config, pages * len(lengths), S, Hkv, torch.float32, CPU)
+def decode_batch(
+    lengths: list[int], H: int, Hkv: int, D: int, scale: float = 1.0, window: int | None = None
+) -> tuple[ForwardBatch, torch.Tensor]:
+    """One layer, one token a request, pages of 4 in any order, full of random numbers."""
+    shape, pages = make_shape(H, Hkv, D, [window], scale), max(-(-max(lengths) // 4), 1)
+    cache = make_cache(shape, pages * len(lengths), 4)
     cache.tensor.normal_()
     table = torch.randperm(cache.num_pages).view(len(lengths), pages)
-    some, ones = torch.zeros(len(lengths), dtype=torch.int64), [1] * len(lengths)
-    batch = ForwardBatch(some, some, some, table, lengths, ones, len(ones), None, cache, attention.TritonAttention())
+    batch = make_batch(cache, [(length, 1) for length in lengths], table, attention.TritonAttention(shape))
     return batch, torch.randn(len(lengths), H, D)
 
 
 def dense(batch: ForwardBatch, q: torch.Tensor, row: int) -> torch.Tensor:
     """``[H * D]``, of one request."""
-    kv = batch.kv_cache.layer(0)[batch.page_table[row]].flatten(0, 1)[: batch.context_lens[row]]  # [C, 2, Hkv, D]
+    kv = batch.kv_cache[0].tensor[batch.page_table[row]].flatten(0, 1)[: batch.context_lens[row]]  # [C, 2, Hkv, D]
     kv = kv.repeat_interleave(q.shape[1] // kv.shape[2], dim=2)
     weights = torch.einsum("hd,chd->hc", q[row], kv[:, 0]).softmax(-1)
     return torch.einsum("hc,chd->hd", weights, kv[:, 1]).flatten()
@@ -88,7 +88,7 @@ def test_rows_without_context_give_zeros_and_disturb_nobody() -> None:
     """As the padding rows of a CUDA graph do."""
     batch, q = decode_batch([9, 0, 200, 0], 6, 2, 16)
     batch.plan = batch.backend.prepare(batch)
-    got = batch.backend.attend(0, q, batch, 1.0)
+    got = batch.backend.attend(0, q, batch)
     assert not got[[1, 3]].any()
     for row in (0, 2):
         torch.testing.assert_close(got[row], dense(batch, q, row), atol=1e-5, rtol=1e-4)
@@ -100,17 +100,16 @@ def test_any_number_of_splits_gives_the_same(splits: int, H: int, Hkv: int) -> N
     """More than the context has blocks, too: graphs are captured with one number for all contexts."""
     batch, q = decode_batch([300, 31, 32, 65], H, Hkv, 24)
     for each in (1, 3):
-        tile = triton_attention.Tile(tokens=32, warps=4, stages=2)
-        batch.plan = attention.TritonPlan(torch.tensor(batch.context_lens), torch.tensor([each]), splits, tile)
-        got = batch.backend.attend(0, q, batch, 1.0)
+        batch.plan = planned(batch, splits, each)
+        got = batch.backend.attend(0, q, batch)
         for row in range(4):
             torch.testing.assert_close(got[row], dense(batch, q, row), atol=1e-5, rtol=1e-4)
-        assert not batch.backend._scratch.arrivals.any(), "the next layer counts from zero"
+        assert not batch.backend.scratch.arrivals.any(), "the next layer counts from zero"
 
 
 def planned(batch: ForwardBatch, splits: int, each: int) -> attention.TritonPlan:
     tile = triton_attention.Tile(tokens=32, warps=4, stages=2)
-    return attention.TritonPlan(torch.tensor(batch.context_lens), torch.tensor([each]), splits, tile)
+    return batch.backend.plan_decode(torch.tensor(batch.context_lens), torch.tensor([each]), splits, tile)
 
 
 def test_the_comments_in_the_kernels_are_probes_that_say_what_is_there() -> None:
@@ -118,7 +117,7 @@ def test_the_comments_in_the_kernels_are_probes_that_say_what_is_there() -> None
     batch, q = decode_batch([300, 31], 6, 2, 24)
     batch.plan, seen = planned(batch, 4, 3), Watcher()
     with listen("kernel.*", seen):
-        batch.backend.attend(0, q, batch, 1.0)
+        batch.backend.attend(0, q, batch)
     assert {name for name, _, _ in seen.next_lines} == {one.name for one in catalogue().values() if one.interpreted}
     assert not seen.failing and not seen.untrue
     assert not [c.expression for name in catalogue() for c in seen.conditions[name] if c.reported]
@@ -133,8 +132,8 @@ def test_what_the_probes_hand_over_is_what_the_kernel_computes() -> None:
     with listen(
         "kernel.softmax", lambda event: events.append({k: v.handle.data[0].copy() for k, v in event.values.items()})
     ):
-        got = batch.backend.attend(0, q, batch, 1.0)
-    assert torch.equal(got, batch.backend.attend(0, q, batch, 1.0)) and len(events) == 2 * 4
+        got = batch.backend.attend(0, q, batch)
+    assert torch.equal(got, batch.backend.attend(0, q, batch)) and len(events) == 2 * 4
     first, second = events[:2]
     assert first["top"] < -1e29 and first["fix"] == 0 and second["top"] == first["new_top"]
     assert np.isclose(second["total"], np.exp2(first["scores"] - first["new_top"]).sum(), rtol=1e-5)
@@ -143,11 +142,11 @@ def test_what_the_probes_hand_over_is_what_the_kernel_computes() -> None:
 @pytest.mark.parametrize("window", [None, 7])
 @pytest.mark.parametrize(("splits", "each"), [(1, 16), (4, 3)])
 def test_the_twin_in_torch_gives_what_the_kernel_gives(splits: int, each: int, window: int | None) -> None:
-    batch, q = decode_batch([300, 31, 32, 1], 6, 2, 24)
+    batch, q = decode_batch([300, 31, 32, 1], 6, 2, 24, 0.3, window)
     batch.plan = planned(batch, splits, each)
-    got = batch.backend.attend(0, q, batch, 0.3, window)
+    got = batch.backend.attend(0, q, batch)
     heads, cache = q.view(4, 2, 3, 24), batch.kv_cache
-    twin = paged_decode(heads, cache.slots[0], batch.page_table, batch.context_lens, 4, 0.3, 32, each, window)
+    twin = paged_decode(heads, cache[0].slots, batch.page_table, batch.context_lens, 4, 0.3, 32, each, window)
     torch.testing.assert_close(got, twin.view(4, -1), atol=1e-5, rtol=1e-4)
 
 
@@ -203,20 +202,24 @@ def test_kernels_that_compute_something_else_are_refused(monkeypatch: pytest.Mon
         triton_kernels.try_all(kernels, CPU, torch.float32)
 
 
+def chosen(name: str, batch: ForwardBatch) -> str:
+    return choose_backend(name, kernels, batch.backend.shape, batch.kv_cache).name
+
+
 def test_attention_that_does_not_compile_leaves_the_reference(monkeypatch: pytest.MonkeyPatch) -> None:
     batch, _ = decode_batch([5], 6, 2, 16)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        assert choose_backend("auto", kernels, batch.kv_cache, 6).name == "triton"
+        assert chosen("auto", batch) == "triton"
     monkeypatch.setattr(triton_attention, "_paged_decode", Broken())
     with pytest.warns(UserWarning, match="Triton's attention kernels failed"):
-        assert choose_backend("auto", kernels, batch.kv_cache, 6).name == "reference"
+        assert chosen("auto", batch) == "reference"
     with pytest.warns(UserWarning), pytest.raises(ValueError, match=r"attention_backend is 'triton', but .*shared mem"):
-        choose_backend("triton", kernels, batch.kv_cache, 6)
+        chosen("triton", batch)
 
 
 def test_heads_that_are_too_large_leave_the_reference() -> None:
     batch, _ = decode_batch([5], 2, 2, 320)
-    assert choose_backend("auto", kernels, batch.kv_cache, 2).name == "reference"
+    assert chosen("auto", batch) == "reference"
     with pytest.raises(ValueError, match=r"heads have 320 numbers, and its kernels take at most 256; use 'reference'"):
-        choose_backend("triton", kernels, batch.kv_cache, 2)
+        chosen("triton", batch)

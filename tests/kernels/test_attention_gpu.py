@@ -1,19 +1,19 @@
 """The decode kernel, compiled, against its twin in torch; and that the comments in it cost a GPU nothing."""
 
-import math
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import torch
+from paged import make_batch, make_cache, make_shape, shuffled_pages
 
-from minillm.attention.backend import choose_backend
+from minillm.attention.backend import AttentionBackend, AttentionShape
 from minillm.attention.batch import ForwardBatch
+from minillm.attention.blockwise import BlockwiseAttention
+from minillm.attention.gather import GatherAttention
+from minillm.attention.naive import NaiveAttention
 from minillm.kernels.torch.attention import paged_decode
-from minillm.kernels.torch.kernels import TorchKernels
-from minillm.kvcache.storage import KVCache
-from minillm.model_config import ModelConfig
 
 pytestmark = pytest.mark.gpu
 
@@ -21,16 +21,12 @@ ROOT = Path(__file__).resolve().parents[2]
 TOLERANCE = {torch.float32: 1e-4, torch.float16: 4e-3, torch.bfloat16: 3e-2}
 
 
-def batch_on_gpu(lengths: list[int], Hkv: int, D: int, S: int, dtype: torch.dtype) -> ForwardBatch:
-    """One token of each request, over pages in any order, full of random numbers."""
-    device, pages = torch.device("cuda"), -(-max(lengths) // S)
-    config = ModelConfig("", 10, Hkv * D, 1, 1, Hkv, Hkv, D, 1 << 20)
-    cache = KVCache(config, pages * len(lengths), S, Hkv, dtype, device)
+def batch_on_gpu(lengths: list[int], shape: AttentionShape, backend: AttentionBackend) -> ForwardBatch:
+    """One token of each request, over pages of 16 in any order, full of random numbers."""
+    singles = [(length, 1) for length in lengths]
+    cache = make_cache(shape, sum(-(-length // 16) for length in lengths), 16)
     cache.tensor.normal_()
-    table = torch.randperm(cache.num_pages, device=device).view(len(lengths), pages)
-    some, ones = torch.zeros(len(lengths), dtype=torch.int64, device=device), [1] * len(lengths)
-    backend = choose_backend("blockwise", TorchKernels())
-    return ForwardBatch(some, some, some, table, lengths, ones, len(ones), None, cache, backend)
+    return make_batch(cache, singles, shuffled_pages(cache, singles, seed=1), backend)
 
 
 @pytest.mark.parametrize("dtype", TOLERANCE)
@@ -42,25 +38,26 @@ def test_the_compiled_kernel_gives_what_its_twin_gives(
     from minillm.attention.triton import TritonAttention
 
     torch.manual_seed(1)
-    batch = batch_on_gpu(lengths, 2, D, 16, dtype)
+    shape = make_shape(2 * group, 2, D, [window], dtype=dtype, device="cuda")
+    batch = batch_on_gpu(lengths, shape, TritonAttention(shape))
     q = torch.randn(len(lengths), 2 * group, D, dtype=dtype, device="cuda")
-    backend, scale = TritonAttention(), 1 / math.sqrt(D)
-    batch.plan = backend.prepare(batch)
-    got = backend.attend(0, q, batch, scale, window)
+    batch.plan = batch.backend.prepare(batch)
+    got, cache = batch.backend.attend(0, q, batch), batch.kv_cache[0].slots
     heads = q.view(len(lengths), 2, group, D).float()
-    right = paged_decode(heads, batch.kv_cache.slots[0], batch.page_table, lengths, 16, scale, 64, 4, window)
+    right = paged_decode(heads, cache, batch.page_table, lengths, 16, shape.scale, 64, 4, window)
     torch.testing.assert_close(got.float(), right.view(len(lengths), -1), atol=TOLERANCE[dtype], rtol=TOLERANCE[dtype])
+    naive = NaiveAttention(shape).attend(0, q, batch)
+    torch.testing.assert_close(got, naive, atol=TOLERANCE[dtype], rtol=TOLERANCE[dtype])
 
 
-def test_the_blockwise_backend_runs_on_a_gpu_too() -> None:
-    batch = batch_on_gpu([9, 200], 2, 64, 16, torch.float32)
-    q = torch.randn(2, 4, 64, device="cuda")
-    answers = []
-    for name in ("blockwise", "reference"):
-        batch.backend = choose_backend(name, TorchKernels())
-        batch.plan = batch.backend.prepare(batch)
-        answers.append(batch.backend.attend(0, q, batch, 0.125))
-    torch.testing.assert_close(*answers, atol=1e-4, rtol=1e-4)
+@pytest.mark.parametrize("kind", [BlockwiseAttention, GatherAttention])
+def test_the_backends_in_plain_torch_run_on_a_gpu_too(kind: type[AttentionBackend]) -> None:
+    shape = make_shape(4, 2, 64, [None, 50], device="cuda")
+    batch, q = batch_on_gpu([9, 200], shape, kind(shape)), torch.randn(2, 4, 64, device="cuda")
+    batch.plan = batch.backend.prepare(batch)
+    for layer in range(2):
+        right = NaiveAttention(shape).attend(layer, q, batch)
+        torch.testing.assert_close(batch.backend.attend(layer, q, batch), right, atol=1e-4, rtol=1e-4)
 
 
 def test_a_kernel_that_is_compiled_is_triton_s_own() -> None:

@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 from paged import all_kernels
 from torch import Tensor
 
-from minillm.kernels.choose import choose_kernels
 from minillm.kernels.cpu import kernels as cpu
 from minillm.kernels.torch.kernels import ACTIVATIONS, TorchKernels
+from minillm.worker.platform import choose_kernels
 
 CPU = torch.device("cpu")
 every_kernel = pytest.mark.parametrize("kernels", all_kernels(), ids=lambda kernels: kernels.name)

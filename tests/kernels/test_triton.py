@@ -9,10 +9,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from paged import make_cache, make_shape
 
-from minillm.attention.backend import choose_backend
-from minillm.kernels.choose import choose_kernels
+from minillm.attention.choose import choose_backend
 from minillm.kernels.torch.kernels import TorchKernels
+from minillm.worker.platform import choose_kernels
 
 TESTS = Path(__file__).resolve().parent.parent
 needs_triton = pytest.mark.skipif(find_spec("triton") is None, reason="triton is not installed")
@@ -39,8 +40,9 @@ def test_they_are_refused_on_a_cpu_with_the_reason() -> None:
         pytest.skip("the interpreter has them on a CPU")
     with pytest.raises(ValueError, match=r"kernels is 'triton', but .* need device='cuda', and this is cpu .*'auto'"):
         choose_kernels("triton", torch.device("cpu"), torch.float32)
+    shape = make_shape(4, 2, 16)
     with pytest.raises(ValueError, match=r"attention_backend 'triton' needs kernels='triton', but .* 'torch'"):
-        choose_backend("triton", TorchKernels())
+        choose_backend("triton", TorchKernels(), shape, make_cache(shape, 2, 4))
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU that works")
@@ -58,9 +60,13 @@ def test_a_cpu_engine_imports_no_triton() -> None:
     code = """
 import sys, torch
 before = "triton" in sys.modules
-from minillm.kernels.choose import choose_kernels
-from minillm.attention.backend import choose_backend
-choose_backend("auto", choose_kernels("auto", torch.device("cpu"), torch.float32))
+from minillm.worker.platform import choose_kernels
+from minillm.attention.backend import AttentionShape
+from minillm.attention.choose import choose_backend
+from minillm.kvcache.storage import KVCache, KVSpec
+cpu, kv = torch.device("cpu"), KVSpec(1, 2, 16, torch.float32)
+shape, cache = AttentionShape(4, 1.0, (None,), torch.float32, cpu, kv), KVCache(kv, 2, 4, cpu)
+choose_backend("auto", choose_kernels("auto", cpu, torch.float32), shape, cache)
 assert before or "triton" not in sys.modules
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)

@@ -235,7 +235,7 @@ def test_a_lesson_on_ones_own_functions(my: Path, tmp_path: Path) -> None:
     text = " ".join(text.split())
     assert "Still the engine's own, because you have not written them yet: PagePool.append, PagePool.free" in text
     solve(my, "02", "2.1")
-    assert "runs on your own ReferenceAttention.decode" in clean(lesson("02"))
+    assert "runs on your own GatherAttention.decode" in clean(lesson("02"))
 
 
 def test_pytest_alone_skips_fresh_stubs_with_the_hint_command(my: Path) -> None:

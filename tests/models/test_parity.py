@@ -152,5 +152,5 @@ def test_up_to_the_context_limit(oracle: Oracle) -> None:
     engine = make_engine(oracle.folder)
     prompt = random_prompt(200)
     ((tokens, _),) = greedy_with_logits(engine, [prompt], 1000)
-    assert len(prompt) + len(tokens) == engine.config.max_model_len == 256
+    assert len(prompt) + len(tokens) == engine.setup.max_model_len == 256
     assert tokens == oracle.greedy(prompt, 56)

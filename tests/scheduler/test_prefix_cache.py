@@ -1,12 +1,12 @@
 """The scheduler with the radix tree: who shares what, who waits, and who goes first. Each new token is 7."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from minillm.config import EngineConfig
-from minillm.kvcache.pages import PagePool
-from minillm.kvcache.radix import RadixCache
+from minillm.kvcache.manager import KVCacheManager
 from minillm.request import Request, SamplingParams
 from minillm.scheduler.plan import StepPlan, StepResult
 from minillm.scheduler.scheduler import Scheduler
@@ -16,12 +16,11 @@ PROMPT = list(range(100, 120))
 
 def make_scheduler(num_pages: int = 100, **settings: Any) -> Scheduler:
     config = EngineConfig(**{"page_size": 4, "max_model_len": 64, "prefix_cache": "radix", **settings})
-    pool = PagePool(num_pages, 4)
-    return Scheduler(config, pool, RadixCache(pool) if config.prefix_cache == "radix" else None)
+    return Scheduler(config, KVCacheManager(num_pages, 4, config.shares_prefixes, config.reuse_kv))
 
 
-def add(scheduler: Scheduler, id: int, prompt: list[int], max_tokens: int = 8, **more: Any) -> Request:
-    params = SamplingParams(temperature=0, max_tokens=max_tokens)
+def add(scheduler: Scheduler, id: int, prompt: list[int], max_tokens: int = 8, n: int = 1, **more: Any) -> Request:
+    params = SamplingParams(temperature=1, max_tokens=max_tokens, n=n)
     request = Request(id, list(prompt), params, max_tokens, seed=0, **more)
     scheduler.add(request)
     return request
@@ -30,7 +29,7 @@ def add(scheduler: Scheduler, id: int, prompt: list[int], max_tokens: int = 8, *
 def step(scheduler: Scheduler) -> StepPlan:
     plan = scheduler.schedule()
     scheduler.check()
-    scheduler.commit(plan, StepResult({row.request_id: 7 for row in plan.rows if row.samples}))
+    scheduler.commit(plan, StepResult({row.request_id: [7] for row in plan.rows if row.samples}))
     scheduler.check()
     return plan
 
@@ -94,7 +93,7 @@ def test_a_hit_while_the_other_is_still_in_its_chunks() -> None:
     add(scheduler, 0, PROMPT)
     assert shares(step(scheduler)) == [(0, 0, 10)]
     add(scheduler, 1, PROMPT[:15])
-    scheduler.config.max_num_batched_tokens = 40
+    scheduler.config = replace(scheduler.config, max_num_batched_tokens=40)
     # Two pages were full; in this step the first one fills three more, of which the second uses one.
     assert shares(step(scheduler)) == [(0, 10, 10), (1, 12, 3)]
 
@@ -142,7 +141,7 @@ def test_who_cannot_come_in_evicts_nothing_and_keeps_nothing() -> None:
     step(scheduler)
     waiting = add(scheduler, 2, [*PROMPT, *range(300, 316)], max_tokens=1)
     step(scheduler)
-    assert waiting in scheduler.waiting and waiting.pages == [] and waiting.node is None
+    assert waiting in scheduler.waiting and waiting.pages == [] and waiting.place.node is None
     assert scheduler.cache.stats.evictions == 0
     assert scheduler.why(waiting) == "waits: needs 9 pages, 5 free"
 
@@ -215,8 +214,8 @@ def test_priority_decides_who_comes_in_and_who_must_go() -> None:
 
 def add_answers(scheduler: Scheduler, count: int, prompt: list[int], **more: Any) -> list[Request]:
     """Several answers to one prompt, as SamplingParams(n=...) makes them."""
-    leader = add(scheduler, 0, prompt, **more)
-    return [leader, *(add(scheduler, id, prompt, leader=leader, index=id, **more) for id in range(1, count))]
+    leader = add(scheduler, 0, prompt, n=count, **more)
+    return [leader, *(add(scheduler, id, prompt, n=count, leader=leader, index=id, **more) for id in range(1, count))]
 
 
 @pytest.mark.parametrize("prefix_cache", ["radix", "none"])

@@ -1,11 +1,12 @@
 """The scheduler's rules, one by one. It deals in ints only, so no model is needed: each new token is 7."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from minillm.config import EngineConfig
-from minillm.kvcache.pages import PagePool
+from minillm.kvcache.manager import KVCacheManager
 from minillm.request import Request, RequestState, SamplingParams
 from minillm.scheduler.plan import StepPlan, StepResult
 from minillm.scheduler.scheduler import Scheduler
@@ -14,7 +15,7 @@ from minillm.scheduler.scheduler import Scheduler
 def make_scheduler(num_pages: int = 100, **settings: Any) -> Scheduler:
     config = EngineConfig.from_settings(**{"page_size": 4, "max_model_len": 64, **settings})
     assert isinstance(config.page_size, int)
-    return Scheduler(config, PagePool(num_pages, config.page_size))
+    return Scheduler(config, KVCacheManager(num_pages, config.page_size, reuse_kv=config.reuse_kv))
 
 
 def add(scheduler: Scheduler, id: int, prompt: int, max_tokens: int = 8) -> Request:
@@ -25,7 +26,7 @@ def add(scheduler: Scheduler, id: int, prompt: int, max_tokens: int = 8) -> Requ
 
 
 def commit(scheduler: Scheduler, plan: StepPlan) -> list[Request]:
-    advanced = scheduler.commit(plan, StepResult({row.request_id: 7 for row in plan.rows if row.samples}))
+    advanced = scheduler.commit(plan, StepResult({row.request_id: [7] for row in plan.rows if row.samples}))
     scheduler.check()
     return advanced
 
@@ -327,7 +328,7 @@ def test_why_says_where_a_request_is() -> None:
     step(scheduler)
     assert scheduler.why(first) == "runs: 1 tokens pending, 2 pages"
     assert "static batching admits only when nothing runs, and 1 run" in scheduler.why(second)
-    scheduler.config.batching = "continuous"
+    scheduler.config = replace(scheduler.config, batching="continuous")
     assert scheduler.why(second) == "waits: needs 2 pages, 1 free"
     assert "tokens pending, 0 left of the step's token budget" in scheduler.why(second, 0)
     scheduler.abort(first)

@@ -103,7 +103,7 @@ def _owners(requests: "Iterable[Request]") -> dict[int, list[int]]:
     """id(node) -> the requests whose path goes through it."""
     found: dict[int, list[int]] = defaultdict(list)
     for request in requests:
-        node = request.node
+        node = request.place.node
         while node is not None and node.parent:
             found[id(node)].append(request.id)
             node = node.parent

@@ -83,8 +83,7 @@ def _paged_decode(
         rows = (row < GROUP)[:, None] & (d < D)[None, :]
         at_q = q + request.to(tl.int64) * q_row + (head * GROUP + row)[:, None] * q_head + d[None, :]
         queries = tl.load(at_q, mask=rows, other=0.0)  # [M, BLOCK_D]; rows and columns beyond the real ones are 0
-        top = tl.full([M], HIDDEN, tl.float32)
-        total = tl.zeros([M], tl.float32)
+        top, total = tl.full([M], HIDDEN, tl.float32), tl.zeros([M], tl.float32)
         acc = tl.zeros([M, BLOCK_D], tl.float32)
         first = start + split * each * BLOCK
         last = tl.minimum(first + each * BLOCK, length)

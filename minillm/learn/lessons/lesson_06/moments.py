@@ -14,7 +14,7 @@ def lpm(config: EngineConfig) -> bool:
 
 
 def tree_of(scheduler: Scheduler) -> RadixCache | None:
-    return scheduler.cache if isinstance(scheduler.cache, RadixCache) else None
+    return scheduler.cache if scheduler.manager.shares_prefixes else None
 
 
 def ends_in_the_tree(event: Event, scheduler: Scheduler) -> Facts | None:

@@ -1,4 +1,4 @@
-"""One step of a recorded run as a page: its number, the queues, the batch, the page map; and which step is where."""
+"""One step of a recorded run, found and drawn: its queues, its batch, its page map."""
 
 import io
 
@@ -47,8 +47,8 @@ def draw(shown: list[Frame], at: int) -> RenderableType:
         _queue("finished", frame.finished, reasons=True),
     ]
     sampled = Text("sampled   ", STYLES["note"])
-    for request_id, token in frame.tokens.items():
-        sampled.append_text(tag(request_id)).append(f" {token}  ")
+    for request_id, tokens in frame.tokens.items():
+        sampled.append_text(tag(request_id)).append(f" {' '.join(map(str, tokens))}  ")
     table = batch_table(frame.plan, [*running, *frame.waiting], frame.token_budget)
     after = [sampled, Text()] if frame.tokens else [Text()]
     return Group(head, Text(), *queues, Text(), table, *after, page_map(frame.pool, running, frame.written))
