@@ -168,8 +168,9 @@ def test_a_new_lesson_is_a_folder_and_no_list_is_changed(clone: Path) -> None:
     assert "my/ex98.py is there: 1 of the engine's functions" in run("minillm", "learn", "start", "98")
     assert "○ the engine has all pages again" in run("minillm", "learn", "check", "98")
     (clone / "my" / "ex98.py").unlink()
-    proof = run("pytest", "-q", "-p", "no:cacheprovider", "tests/checkpoints/test_checkpoints.py", "-k", "98.1")
-    assert " passed" in proof and "failed" not in proof, proof
+    options = ("-o", "addopts=--import-mode=importlib", "-p", "no:cacheprovider", "-k", "98.1")
+    proof = run("pytest", "tests/checkpoints/test_checkpoints.py", *options)
+    assert " 6 passed, " in proof, proof  # the engine's own, a stub, whether it is whole, three mistakes
     assert [what.partition(":")[0] for what in lacking(clone, 98)] == [
         ".vscode/launch.json", "README.md", "mkdocs.yml", "docs/index.md", "docs/study.md"
     ]  # fmt: skip
