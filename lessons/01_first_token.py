@@ -42,21 +42,17 @@ def main() -> None:
     prompt_ids = question(tokenizer, lesson.options.prompt or QUESTION)
 
     lesson.part("Text becomes tokens")
-    lesson.say(
-        f"""A model reads numbers. The tokenizer cuts the text into pieces that it knows, one of
+    lesson.say(f"""A model reads numbers. The tokenizer cuts the text into pieces that it knows, one of
         {engine.model_config.vocab_size:,} each, and the model gets the piece's number. The marks in angle brackets are
-        the chat template: they say who speaks."""
-    )
+        the chat template: they say who speaks.""")
     lesson.show(token_table(prompt_ids, tokenizer))
 
     lesson.part("One step: from tokens to logits")
-    lesson.say(
-        """A step runs all tokens through the model at once. T is the number of tokens in the step. Each becomes a
-        vector of `hidden` numbers, and every layer adds something to it. Only the last token's vector is needed at the
-        end: it says what comes next. The other letters: H query heads, Hkv heads of keys and values, D numbers in each
-        head, R requests, V tokens in the vocabulary. [title]Spread[/] is a small histogram, from the smallest number
-        to the largest:"""
-    )
+    lesson.say("""A step runs all tokens through the model at once. T is the number of tokens in the step. Each becomes
+        a vector of `hidden` numbers, and every layer adds something to it. Only the last token's vector is needed at
+        the end: it says what comes next. The other letters: H query heads, Hkv heads of keys and values, D numbers in
+        each head, R requests, V tokens in the vocabulary. [title]Spread[/] is a small histogram, from the smallest
+        number to the largest:""")
     request = engine.add_request(prompt_ids, SamplingParams(temperature=0, max_tokens=48))
     logits = one_step_seen(engine)
 
@@ -66,10 +62,8 @@ def main() -> None:
         lesson.show(top_tokens(logits, tokenizer, k=6, chosen=request.output_ids[-1]))
 
     lesson.part("Token by token")
-    lesson.say(
-        """The chosen token is appended and the model asked again, until it says that it is done. Prompt first, then
-        what the model wrote:"""
-    )
+    lesson.say("""The chosen token is appended and the model asked again, until it says that it is done. Prompt first,
+        then what the model wrote:""")
     while engine.has_requests:
         engine.step()
     lesson.show(token_stream(request.prompt_ids, request.output_ids, tokenizer))
@@ -121,12 +115,10 @@ def one_step_seen(engine):
 
 def draw(engine) -> None:
     """Let the engine draw the next token of one text for each of 64 seeds: who may be drawn, and how often who was."""
-    lesson.say(
-        f"""Greedy text is the same each time. Sampling draws the next token at random instead, and {OPEN!r} is a text
-        that may go on in many ways. Temperature divides the scores first: above 1 it levels the probabilities, below 1
-        it sharpens them. top_k keeps so many tokens, top_p as many as add up to that share. 64 requests with this text,
-        each with a seed of its own, ask for temperature={TEMPERATURE} and top_k={TOP_K}."""
-    )
+    lesson.say(f"""Greedy text is the same each time. Sampling draws the next token at random instead, and {OPEN!r} is a
+        text that may go on in many ways. Temperature divides the scores first: above 1 it levels the probabilities,
+        below 1 it sharpens them. top_k keeps so many tokens, top_p as many as add up to that share. 64 requests with
+        this text, each with a seed of its own, ask for temperature={TEMPERATURE} and top_k={TOP_K}.""")
     settings = [SamplingParams(TEMPERATURE, top_k=TOP_K, max_tokens=1, seed=seed) for seed in range(64)]
     requests = [engine.add_request(OPEN, params) for params in settings]
     rows = []
@@ -151,10 +143,8 @@ def show_candidates(logits, tokenizer) -> None:
 
 def cost_of_forgetting(engine) -> None:
     """Time every step of a longer answer, and set the first against the last."""
-    lesson.say(
-        """Nothing is kept (reuse_kv=False), so each step computes the whole text again, from the first token on. Here
-        every step of a longer completion, timed on this machine:"""
-    )
+    lesson.say("""Nothing is kept (reuse_kv=False), so each step computes the whole text again, from the first token on.
+        Here every step of a longer completion, timed on this machine:""")
     request = engine.add_request(CODE, SamplingParams(temperature=0, max_tokens=160, ignore_eos=True))
     with lesson.bar("timing steps", total=request.max_tokens) as bar:
         times, computed = time_steps(engine, after_each=bar.move)
@@ -171,11 +161,9 @@ def cost_of_forgetting(engine) -> None:
             after="last steps",
         )
     )
-    lesson.say(
-        f"""To write {made} tokens after a prompt of {prompt}, the model computed {computed:,} tokens:
+    lesson.say(f"""To write {made} tokens after a prompt of {prompt}, the model computed {computed:,} tokens:
         {computed / (prompt + made):.0f} times as many as there are. For a text of n tokens that grows with n
-        squared."""
-    )
+        squared.""")
 
 
 if __name__ == "__main__":

@@ -26,7 +26,7 @@ from minillm.debug.views.tensors import tensor_summary
 from minillm.debug.views.theme import letter
 from minillm.debug.views.tokens import token_stream
 from minillm.debug.views.waste import waste, waste_bars
-from minillm.learn.asking import ask, finish
+from minillm.learn.asking import answered, ask, finish
 from minillm.learn.example import CODE, QUESTION, question, running_example
 from minillm.learn.timing import time_steps
 from minillm.probe import Event, listen
@@ -64,11 +64,9 @@ def main() -> None:
 
 def prefill_and_decode(engine, prompt_ids: list[int]) -> None:
     """Three steps of one request, as the scheduler plans them."""
-    lesson.say(
-        """The engine has no two phases, it has pending tokens: known, but without keys and values. At first that is the
-        whole prompt, which one step computes together: prefill. After that there is exactly one, the token chosen last:
-        decode."""
-    )
+    lesson.say("""The engine has no two phases, it has pending tokens: known, but without keys and values. At first that
+        is the whole prompt, which one step computes together: prefill. After that there is exactly one, the token
+        chosen last: decode.""")
     request = engine.add_request(prompt_ids, SamplingParams(temperature=0, max_tokens=48))
     budget = engine.config.max_num_batched_tokens
     with listen("scheduler.plan", lambda event: lesson.show(batch_table(event.plan, [request], budget))):
@@ -80,10 +78,8 @@ def prefill_and_decode(engine, prompt_ids: list[int]) -> None:
 
 def where_they_go(engine, prompt_ids: list[int]) -> None:
     """The tensors of one decode step around the cache, and the cache itself."""
-    lesson.say(
-        """In a decode step each layer makes one query, one key and one value. The key and the value go into the cache;
-        the query meets all the keys that are there, and takes a share of each value:"""
-    )
+    lesson.say("""In a decode step each layer makes one query, one key and one value. The key and the value go into the
+        cache; the query meets all the keys that are there, and takes a share of each value:""")
     request = engine.add_request(prompt_ids, SamplingParams(temperature=0, max_tokens=8))
     engine.step()
     seen = []
@@ -101,10 +97,8 @@ def where_they_go(engine, prompt_ids: list[int]) -> None:
     with listen(["kv.store", "kv.gather"], keep):
         engine.step()
     lesson.show(tensor_summary(seen))
-    lesson.say(
-        f"""The whole cache, one box a request. This one, the second of this lesson, is {letter(request.id)}: it holds
-        what it needs, and reserves what it might:"""
-    )
+    lesson.say(f"""The whole cache, one box a request. This one, the second of this lesson, is {letter(request.id)}: it
+        holds what it needs, and reserves what it might:""")
     lesson.show(page_map(engine.pool, engine.scheduler.running))
     engine.abort(request.id)
 
@@ -133,8 +127,7 @@ def cost_with_and_without(engine) -> None:
 
 def timed(engine) -> tuple[list[float], int, list[int]]:
     """Seconds of each step of one longer completion, the tokens computed for it, and the tokens made."""
-    ask(engine, CODE, 2)  # warm up
-    finish(engine)
+    answered(engine, CODE, 2)  # warm up
     request = ask(engine, CODE, 160)
     with lesson.bar(f"timing steps, reuse_kv={engine.config.reuse_kv}", total=request.max_tokens) as bar:
         times, computed = time_steps(engine, after_each=bar.move)
@@ -147,18 +140,14 @@ def memory_formula(engine) -> None:
     L, Hkv, D, size = config.num_hidden_layers, config.num_key_value_heads, config.head_dim, cache.spec.dtype.itemsize
     formula = cache.spec.bytes_per_token
     slots = engine.pool.num_pages * engine.pool.page_size
-    lesson.say(
-        f"""A token leaves a key and a value in every layer, for every key/value head: [bold]2 * L * Hkv * D * bytes[/]
-        = 2 * {L} * {Hkv} * {D} * {size} = [bold]{formula:,} bytes a token[/]. Measured: the cache's tensor is
+    lesson.say(f"""A token leaves a key and a value in every layer, for every key/value head: [bold]2 * L * Hkv * D *
+        bytes[/] = 2 * {L} * {Hkv} * {D} * {size} = [bold]{formula:,} bytes a token[/]. Measured: the cache's tensor is
         {list(cache.tensor.shape)}, {cache.num_bytes:,} bytes for {slots:,} tokens, which is
-        [bold]{cache.num_bytes // slots:,} bytes a token[/]."""
-    )
+        [bold]{cache.num_bytes // slots:,} bytes a token[/].""")
     weights = engine.memory.weights
-    lesson.say(
-        f"""A request of full length, {engine.config.max_model_len:,} tokens, takes
+    lesson.say(f"""A request of full length, {engine.setup.max_model_len:,} tokens, takes
         {formula * engine.setup.max_model_len / 2**20:.0f} MiB; the whole model takes {weights / 2**20:.0f} MiB. So it
-        is the cache that decides how many can be served at once."""
-    )
+        is the cache that decides how many can be served at once.""")
 
 
 def reserved(engine) -> None:
@@ -168,16 +157,12 @@ def reserved(engine) -> None:
     for _ in range(24 - 1):
         engine.step()
     numbers = waste(engine.scheduler.running, engine.pool)
-    lesson.say(
-        """Nobody knows how long an answer will be, so a contiguous cache reserves for the longest. Four requests, just
-        before they end:"""
-    )
+    lesson.say("""Nobody knows how long an answer will be, so a contiguous cache reserves for the longest. Four
+        requests, just before they end:""")
     lesson.show(waste_bars({"one page a request": numbers}))
     share = numbers["used"] / (numbers["used"] + numbers["reserved"])
-    lesson.say(
-        f"""Of what they hold they use [warn]{share:.1%}[/]. And more than {engine.pool.num_pages} requests can
-        never run here at once, however short they are: there are no more pages."""
-    )
+    lesson.say(f"""Of what they hold they use [warn]{share:.1%}[/]. And more than {engine.pool.num_pages} requests can
+        never run here at once, however short they are: there are no more pages.""")
     finish(engine)
 
 

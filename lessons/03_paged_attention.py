@@ -80,10 +80,8 @@ def four_come_in(engine) -> list:
     whose = f"the prompts of all but {waiting}, which must wait" if waiting else "all four prompts"
     lesson.say(f"{names}. One step computes {whose}. Each takes the pages that it needs now, and no more:")
     lesson.show(page_map(engine.pool, requests))
-    lesson.say(
-        """The page table of each request: its pages, in the order of its tokens. Only the last one has room left, so a
-        request wastes less than a page:"""
-    )
+    lesson.say("""The page table of each request: its pages, in the order of its tokens. Only the last one has room
+        left, so a request wastes less than a page:""")
     lesson.show(page_tables(requests, engine.pool.page_size))
     lesson.show(free_list(engine.pool))
     return requests
@@ -91,10 +89,8 @@ def four_come_in(engine) -> list:
 
 def slots_of_a_step(engine, requests: list) -> None:
     """One decode step's tokens with page, offset and slot."""
-    lesson.say(
-        """Each request now decodes: one token each in the step. Its position gives the entry in the page table and the
-        offset in that page; both together are the slot: slot = page * 16 + offset."""
-    )
+    lesson.say("""Each request now decodes: one token each in the step. Its position gives the entry in the page table
+        and the offset in that page; both together are the slot: slot = page * 16 + offset.""")
     seen = []
     with listen("batch.build", lambda event: seen.append(slots_table(event.batch, event.rows, engine.tokenizer))):
         engine.step()
@@ -118,10 +114,8 @@ def growing(engine, requests: list) -> None:
         while not taken and engine.has_requests:
             engine.step()
     out = f"No page is free, so {' and '.join(lost)} must give all pages back and wait (lesson 05)." if lost else ""
-    lesson.say(
-        f"""Steps go by in which nobody gets a page. Then, in step {engine.scheduler.num_steps}, a last page is
-        full. {out} [bold]{"; ".join(taken)}[/]. The slots that this step writes are marked:"""
-    )
+    lesson.say(f"""Steps go by in which nobody gets a page. Then, in step {engine.scheduler.num_steps}, a last page is
+        full. {out} [bold]{"; ".join(taken)}[/]. The slots that this step writes are marked:""")
     lesson.show(page_map(engine.pool, requests, step_slots=written[-1]))
 
 
@@ -129,19 +123,15 @@ def one_gather(engine, requests: list) -> None:
     """What attention reads for the first request, from the page table and from the gather itself."""
     for _ in range(18):
         engine.step()
-    lesson.say(
-        """While requests grow, their pages come to lie in between each other's. Attention does not care: it reads a
-        request's pages in the order of its page table, and sees one text. For request A:"""
-    )
+    lesson.say("""While requests grow, their pages come to lie in between each other's. Attention does not care: it
+        reads a request's pages in the order of its page table, and sees one text. For request A:""")
     lesson.show(gather_map(requests[0], engine.pool, requests))
     pieces = []
     with listen("kv.gather", lambda event: pieces.append(event.gather.pieces.tolist())):
         engine.step()
     if pieces:
-        lesson.say(
-            f"""The first pages that layer 0 gathered in the step after: [bold]{pieces[0][: len(requests[0].pages)]}[/].
-            A's page table: [bold]{requests[0].pages}[/]."""
-        )
+        lesson.say(f"""The first pages that layer 0 gathered in the step after:
+            [bold]{pieces[0][: len(requests[0].pages)]}[/]. A's page table: [bold]{requests[0].pages}[/].""")
 
 
 def ending(engine, requests: list) -> None:
@@ -155,20 +145,16 @@ def ending(engine, requests: list) -> None:
     taken = []
     with listen("kv.allocate", lambda event: taken.extend(event.pages)):
         engine.step()  # before the list is shown: the quiz has asked what it says
-    lesson.say(
-        f"""All four have ended, and every page is free again. The last to go was {letter(whose)}, with pages {pages}.
-        The free list is a stack, so those are on top:"""
-    )
+    lesson.say(f"""All four have ended, and every page is free again. The last to go was {letter(whose)}, with pages
+        {pages}. The free list is a stack, so those are on top:""")
     lesson.show(left)
     lesson.say(f"A new request, {letter(request.id)}, comes in and gets page [bold]{', '.join(map(str, taken))}[/].")
 
 
 def before_and_after() -> None:
     """The same memory, one page a request against pages of 16 tokens: who runs at once, and how fast it all is."""
-    lesson.say(
-        """The same memory twice, room for 8,192 tokens, and 32 requests that want 32 tokens each. Lesson 02's cache has
-        four pages of 2,048 tokens, this one 512 of 16:"""
-    )
+    lesson.say("""The same memory twice, room for 8,192 tokens, and 32 requests that want 32 tokens each. Lesson 02's
+        cache has four pages of 2,048 tokens, this one 512 of 16:""")
     sizes = lesson.each(("max_model_len", 16), "serving 32 requests with each page size")
     contiguous, paged = (serve(lesson.quiet_llm(page_size=size, max_cached_tokens=8192).engine) for size in sizes)
     lesson.show(waste_bars({"one page a request": contiguous.fullest, "page_size=16": paged.fullest}))
@@ -190,11 +176,9 @@ def before_and_after() -> None:
 
 def page_sizes() -> None:
     """The same work with other page sizes: waste against bookkeeping."""
-    lesson.say(
-        """A small page wastes less at a request's end; a large one makes page tables shorter. In between lies
+    lesson.say("""A small page wastes less at a request's end; a large one makes page tables shorter. In between lies
         what engines use: 16 is common, and some GPU kernels want more. Empty slots and entries are means over the
-        requests."""
-    )
+        requests.""")
     rows = []
     for size in lesson.each((1, 4, 16, 64, 256), "serving 32 requests with each page size"):
         served = serve(lesson.quiet_llm(page_size=size, max_cached_tokens=16384).engine)

@@ -5,15 +5,10 @@ continuous one is chosen anew at every step: whoever is done leaves, and whoever
 The model computes the same tokens in both; what changes is how much of each step is used.
 """
 
-import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from statistics import mean, median
-from typing import NamedTuple
 
-from minillm.debug.views.timeline import SeatLog, seat_timeline
 from minillm.learn.lesson import Lesson
-from minillm.probe import Event, listen
 
 lesson = Lesson(
     number=4,
@@ -22,44 +17,30 @@ lesson = Lesson(
     buys="fewer idle seats, so more tokens a second and shorter waits",
     breaks="scheduler.admit,scheduler.wait",
 )
+
+from minillm.debug.views.compare import before_after
+from minillm.debug.views.table import Col, drawn, numbers
+from minillm.debug.views.theme import letter, tag
+from minillm.debug.views.timeline import seat_timeline
+from minillm.kvcache.pages import pages_for
+from minillm.learn.asking import ask
+from minillm.learn.example import CODE, OTHER_ENDING, QUESTION, TALK, conversation, question
+from minillm.learn.lessons.lesson_04.arrivals import Job, Served, serve
+from minillm.probe import listen
+
 SEATS = 4
 OTHER_SEATS = 4 if SEATS == 12 else 12  # to try
 # Before which step each request arrives, and how many tokens it wants.
 TRAFFIC = ((0, 22), (0, 5), (0, 10), (1, 3), (2, 18), (3, 6), (5, 4), (7, 14), (9, 11), (10, 7), (12, 6), (14, 5))
 
 
-class Job(NamedTuple):
-    """A request to come: before which step, its prompt, and how many tokens it wants."""
-
-    step: int
-    prompt_ids: list[int]
-    tokens: int
-
-
-@dataclass
-class Served:
-    """One run: who sat where, what the scheduler said in each step, and what each request got and how long it waited.
-
-    waits: until the first token, in seconds; wait_steps: the same in steps.
-    """
-
-    seats: SeatLog = field(default_factory=SeatLog)
-    words: dict[int, dict[int, str]] = field(default_factory=dict)
-    seconds: float = 0.0
-    tokens: list[list[int]] = field(default_factory=list)
-    step_times: list[float] = field(default_factory=list)
-    waits: list[float] = field(default_factory=list)
-    wait_steps: list[int] = field(default_factory=list)
-
-
 def main() -> None:
     lesson.part(f"Twelve requests, {SEATS} seats")
     static = lesson.llm(batching="static", max_num_seqs=SEATS).engine
     jobs = traffic(static.tokenizer)
-    lesson.say(
-        f"""Step after step, the engine computes the next token of every request that runs. Who runs has a seat, a row
-        in the batch; here there are {SEATS} (max_num_seqs). These requests come, some of them while others run:"""
-    )
+    lesson.say(f"""Step after step, the engine computes the next token of every request that runs. Who runs has a seat,
+        a row in the batch; here there are {SEATS} (max_num_seqs). These requests come, some of them while others
+        run:""")
     show_traffic(jobs)
 
     lesson.part("Static: the batch leaves together")
@@ -72,10 +53,8 @@ def main() -> None:
     after = serve(continuous, jobs)
     lesson.say("The same twelve, to the same scale:")
     lesson.show(seat_timeline(after.seats, total=len(before.seats.steps)))
-    lesson.say(
-        f"""While somebody waited, a seat was idle {after.seats.idle_while_waiting} times here and
-        {before.seats.idle_while_waiting} times above. What idles at the end is what nobody wants any more."""
-    )
+    lesson.say(f"""While somebody waited, a seat was idle {after.seats.idle_while_waiting} times here and
+        {before.seats.idle_while_waiting} times above. What idles at the end is what nobody wants any more.""")
 
     lesson.part("One step's decision")
     one_decision(before, after)
@@ -97,8 +76,6 @@ def main() -> None:
 
 def traffic(tokenizer) -> list[Job]:
     """Twelve jobs made of the running example's short prompts."""
-    from minillm.learn.example import CODE, OTHER_ENDING, QUESTION, TALK, question
-
     texts = [lesson.options.prompt or QUESTION, OTHER_ENDING, *(asked for asked, _ in TALK)]
     prompts = [*(question(tokenizer, text) for text in texts), tokenizer.encode(CODE)]
     return [Job(step, prompts[i % len(prompts)], tokens) for i, (step, tokens) in enumerate(TRAFFIC)]
@@ -106,91 +83,34 @@ def traffic(tokenizer) -> list[Job]:
 
 def show_traffic(jobs: list[Job]) -> None:
     """Who comes when, and wants how much."""
-    from minillm.debug.views.drawing import Drawing
-    from minillm.debug.views.table import Col, table
-    from minillm.debug.views.theme import tag
-
-    headings = ("arrives before step", "prompt tokens", "wants tokens")
-    columns = [Col("request"), *(Col(heading, "right") for heading in headings)]
     rows = [[tag(id), str(job.step + 1), str(len(job.prompt_ids)), str(job.tokens)] for id, job in enumerate(jobs)]
-    lesson.show(Drawing(lambda canvas: table(canvas, columns, rows)))
-
-
-def serve(engine, jobs: list[Job]) -> Served:
-    """Step the engine while the jobs arrive, each before its step, until all are done."""
-    from minillm import SamplingParams
-
-    served, clock, coming = Served(), 0, list(jobs)
-    requests, born, first = [], [], {}
-    start = time.perf_counter()
-    with (
-        listen("scheduler.plan", served.seats.note),
-        listen(["scheduler.admit", "scheduler.plan"], lambda event: note_words(served.words, event)),
-    ):
-        while coming or engine.has_requests:
-            while coming and coming[0].step <= clock:
-                job = coming.pop(0)
-                params = SamplingParams(temperature=0, max_tokens=job.tokens, ignore_eos=True)
-                requests.append(engine.add_request(job.prompt_ids, params))
-                born.append((time.perf_counter(), clock))
-            began = time.perf_counter()
-            engine.step()
-            served.step_times.append(time.perf_counter() - began)
-            clock += 1
-            for i, request in enumerate(requests):
-                if request.output_ids and i not in first:
-                    first[i] = (time.perf_counter(), clock)
-    served.seconds = time.perf_counter() - start
-    served.tokens = [request.output_ids for request in requests]
-    served.waits = [first[i][0] - born[i][0] for i in first]
-    served.wait_steps = [first[i][1] - born[i][1] for i in first]
-    return served
-
-
-def note_words(words: dict[int, dict[int, str]], event: Event) -> None:
-    """Step -> request id -> what was decided about it, for all that waited when the step began."""
-    scheduler, said = event.scheduler, words.setdefault(event.scheduler.num_steps, {})
-    if event.name == "scheduler.admit":
-        said[event.request.id] = f"admitted: seat {scheduler.free_seats[-1]}, {event.count} tokens"
-    else:
-        left = scheduler.config.max_num_batched_tokens - event.plan.num_tokens
-        said.update((request.id, scheduler.why(request, left)) for request in scheduler.waiting)
+    lesson.show(drawn([Col("request"), *numbers("arrives before step", "prompt tokens", "wants tokens")], rows))
 
 
 def static_in_words(served: Served, jobs: list[Job]) -> None:
     """What the picture shows: who came too late, and how much was idle."""
-    from minillm.debug.views.theme import letter
-
     log = served.seats
     late = next((i for i, job in enumerate(jobs) if job.step > 0), 0)
-    lesson.say(
-        f"""A row is a seat, a column a step, and the last row counts who waits. The first batch was put together when
-        {letter(late)} was not there yet: it came before step {jobs[late].step + 1}, and got its first token
+    lesson.say(f"""A row is a seat, a column a step, and the last row counts who waits. The first batch was put together
+        when {letter(late)} was not there yet: it came before step {jobs[late].step + 1}, and got its first token
         {served.wait_steps[late]} steps after that. Whoever is done leaves an idle seat behind until the longest request
-        of the batch is done too.
-        {log.idle} of {log.seat_steps} seats in these steps were idle, [warn]{log.idle / log.seat_steps:.0%}[/]."""
-    )
+        of the batch is done too. {log.idle} of {log.seat_steps} seats in these steps were idle,
+        [warn]{log.idle / log.seat_steps:.0%}[/].""")
 
 
 def one_decision(before: Served, after: Served) -> None:
     """The first step in which one is admitted and another is not, and what the static engine did in it."""
-    from minillm.debug.views.theme import tag
-
-    step = first_choice(after)
-    if not any(words.startswith("admitted") for said in after.words.values() for words in said.values()):
+    step = after.first_choice
+    if not any(after.admitted.values()):
         lesson.say("Nobody was seen coming in: the probe scheduler.admit tells of it, and it is missing.")
         return
     if step is None:
-        lesson.say(
-            f"""With {SEATS} seats the continuous engine never has to choose: whoever waits comes in at the next step,
-            since a seat, tokens of the budget and pages are there for all. Fewer seats make it choose."""
-        )
+        lesson.say(f"""With {SEATS} seats the continuous engine never has to choose: whoever waits comes in at the next
+            step, since a seat, tokens of the budget and pages are there for all. Fewer seats make it choose.""")
         return
-    lesson.say(
-        f"""Step {step}: at every step the scheduler looks at the first in the queue, lets it in if it can, and goes on
-        to the next; the first who cannot come in ends it. First come, first served. What each engine's scheduler says
-        of those who wait in its queue:"""
-    )
+    lesson.say(f"""Step {step}: at every step the scheduler looks at the first in the queue, lets it in if it can, and
+        goes on to the next; the first who cannot come in ends it. First come, first served. What each engine's
+        scheduler says of those who wait in its queue:""")
     for name, served in (("static", before), ("continuous", after)):
         lesson.console.print(f"  [title]{name}[/]")
         for id, words in served.words.get(step, {}).items():
@@ -198,27 +118,13 @@ def one_decision(before: Served, after: Served) -> None:
         lesson.console.print("" if served.words.get(step) else "    nobody waits\n")
 
 
-def first_choice(served: Served) -> int | None:
-    """The first step, after the very first, in which some were admitted and some not."""
-    for step, said in served.words.items():
-        admitted = sum(words.startswith("admitted") for words in said.values())
-        if step > 1 and 0 < admitted < len(said):
-            return step
-    return None
-
-
 def kept_out(tokenizer, prompt_ids: list[int]) -> None:
     """Too few tokens left in the step, then too few pages: each made to happen, with what scheduler.wait says."""
-    from minillm.kvcache.pages import pages_for
-    from minillm.learn.example import QUESTION, TALK, conversation
-
     talk = conversation(tokenizer, TALK, QUESTION)
     budget, pages = 2 * len(prompt_ids), pages_for(len(talk), 16) + 4
-    lesson.say(
-        """A free seat is not all that a request needs. A step computes so many tokens and no more: its token budget
-        (max_num_batched_tokens), of which a prompt takes as many as it is long. And tokens need pages. Where a seat is
-        free and one of these is short, the probe scheduler.wait says which. Made to happen:"""
-    )
+    lesson.say("""A free seat is not all that a request needs. A step computes so many tokens and no more: its token
+        budget (max_num_batched_tokens), of which a prompt takes as many as it is long. And tokens need pages. Where a
+        seat is free and one of these is short, the probe scheduler.wait says which. Made to happen:""")
     for title, prompts, settings in (
         ("three questions at once", [prompt_ids] * 3, {"max_num_batched_tokens": budget}),
         ("a long talk, a question, a long talk", [talk, prompt_ids, talk], {"num_pages": pages}),
@@ -231,12 +137,9 @@ def kept_out(tokenizer, prompt_ids: list[int]) -> None:
 
 def hold_back(prompts: list[list[int]], settings: dict) -> list:
     """Who had to wait in the first step, and why."""
-    from minillm import SamplingParams
-    from minillm.debug.views.theme import tag
-
     engine, heard = lesson.quiet_llm(max_num_seqs=SEATS, **settings).engine, []
     for prompt_ids in prompts:
-        engine.add_request(prompt_ids, SamplingParams(temperature=0, max_tokens=1))
+        ask(engine, prompt_ids, 1)
     with listen("scheduler.wait", lambda event: heard.extend([tag(event.request.id), " ", event.why])):
         engine.step()
     return heard
@@ -244,18 +147,14 @@ def hold_back(prompts: list[list[int]], settings: dict) -> list:
 
 def before_and_after(static, continuous, jobs: list[Job]) -> None:
     """Both engines again, three times in turn, and the median of each thing measured."""
-    from minillm.debug.views.compare import before_after
-
     runs = [(serve(static, jobs), serve(continuous, jobs)) for _ in lesson.each(range(3), "serving them again")]
     wanted = sum(job.tokens for job in jobs)
 
     def row(name: str, measure: Callable[[Served], float], unit: str, better: str) -> tuple:
         return name, *([measure(run[i]) for run in runs] for i in (0, 1)), unit, better
 
-    lesson.say(
-        """The same again three times in turn, now timed; the median of each. What differs no more than between rounds
-        of the same is noise:"""
-    )
+    lesson.say("""The same again three times in turn, now timed; the median of each. What differs no more than between
+        rounds of the same is noise:""")
     lesson.show(
         before_after(
             [
@@ -273,10 +172,8 @@ def before_and_after(static, continuous, jobs: list[Job]) -> None:
         )
     )
     same = all(one.tokens == other.tokens for one, other in runs)
-    lesson.say(
-        f"""The same tokens, both times: [good]{same}[/]. A step reads all of the model's weights, for one seat or for
-        all; the more seats are in use, the more tokens come of it."""
-    )
+    lesson.say(f"""The same tokens, both times: [good]{same}[/]. A step reads all of the model's weights, for one seat
+        or for all; the more seats are in use, the more tokens come of it.""")
 
 
 if __name__ == "__main__":

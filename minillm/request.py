@@ -2,7 +2,7 @@
 
 import enum
 from collections.abc import Hashable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from minillm.sampling_params import SamplingParams, StructuredOutputsParams
@@ -138,6 +138,12 @@ class Request:
     def group(self) -> int:
         """All answers to one prompt have the same: the id of the first."""
         return self.id if self.leader is None else self.leader.id
+
+    def sibling(self, index: int, seed: int) -> "Request":
+        """Another answer to the same prompt: it has a seed of its own, and nothing of it is there yet."""
+        return replace(
+            self, id=self.id + index, seed=seed, leader=self, index=index, output_ids=[], place=Place(), logprobs=[]
+        )
 
     def leave(self) -> None:
         """Lose seat and pages, and with them all that was computed. Its tokens stay, those in flight too."""

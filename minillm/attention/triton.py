@@ -88,11 +88,8 @@ class TritonAttention(AttentionBackend):
     def plan_decode(self, lengths: Tensor, split_blocks: Tensor, splits: int, tile: Tile) -> TritonPlan:
         """A plan for requests with one token, and memory for their splits: kept from step to step, made anew when a
         step needs more."""
-        shape, old = self.shape, self.scratch
-        parts, arrivals = (
-            len(lengths) * shape.num_heads * splits if splits > 1 else 1,
-            len(lengths) * shape.num_kv_heads,
-        )
+        R, old = len(lengths), self.scratch
+        parts, arrivals = R * self.shape.num_heads * splits if splits > 1 else 1, R * self.shape.num_kv_heads
         if len(old.tops) < parts or len(old.arrivals) < arrivals:
             self.scratch = self._new_scratch(max(parts, len(old.tops)), max(arrivals, len(old.arrivals)))
         return TritonPlan(lengths, split_blocks, splits, tile, self.scratch)

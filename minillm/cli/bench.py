@@ -219,7 +219,7 @@ def ladder(
     print_ladder(results, title)
     if plot:
         plot.write_text(ladder_svg(results, title), encoding="utf-8")
-    found = {"model": model, "workload": work.name, "results": [one.as_dict() for one in results]}
+    found = {"model": model, "workload": work.name, "title": title, "results": [one.as_dict() for one in results]}
     print_json({"benchmark": "ladder", **found}, json)
 
 

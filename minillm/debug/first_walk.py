@@ -21,7 +21,7 @@ CHECKLIST: dict[str, list[tuple[str, str, str]]] = {
             "self.model_config",
             "how many layers, query heads, key/value heads, and how large a head is",
         ),
-        ("engine.config", "reasons", "what `auto` became, and why"),
+        ("engine.config", "setup.reasons", "what `auto` became, and why"),
         ("model.built", "model", "which modules a layer consists of, and which of them hold numbers"),
         (
             "model.built",

@@ -19,11 +19,13 @@ from minillm.probe import Event, Listener, listen
 
 FORMAT, VERSION = "minillm recording", 1
 PROBES = (
-    "engine.config", "memory.plan", "kv.create", "request.*", "scheduler.*", "kv.allocate", "kv.free", "batch.build",
+    "engine.config", "memory.plan", "kv.pool", "request.*", "scheduler.*", "kv.allocate", "kv.free", "batch.build",
     "engine.step", "overlap.launch", "overlap.read", "stream.*",
 )  # fmt: skip
 _LEFT_OUT = {
-    "kv.create": {"cache"},
+    "engine.config": {"setup"},  # the config and its reasons say it
+    "memory.plan": {"setup"},
+    "kv.pool": {"manager"},
     "request.text": {"text"},  # the delta says what is new
     "request.finish": {"text"},
     "batch.build": {"plan", "rows"},  # scheduler.plan has them

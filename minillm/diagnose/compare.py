@@ -58,6 +58,12 @@ class Comparison:
     def equal(self) -> bool:
         return self.first is None and self.same_tokens
 
+    @property
+    def same_choices(self) -> int:
+        """How many greedy tokens are the same on both sides, each chosen after the same text."""
+        logits = self.at(None, "logits")
+        return int((logits.ours.argmax(dim=1) == logits.theirs.argmax(dim=1)).sum())
+
     def at(self, layer: int | None, name: str) -> Compared:
         """The comparison of one place; KeyError names those that there are."""
         for one in self.compared:

@@ -2,7 +2,7 @@
 
 from minillm.engine.overlap import Overlap
 from minillm.kvcache.manager import KVCacheManager
-from minillm.probe import set_step
+from minillm.probe import probe, set_step
 from minillm.request import Request
 from minillm.sampling.grammar import Grammars
 from minillm.sampling_params import StructuredOutputsParams
@@ -26,6 +26,7 @@ class EngineCore:
         manager = KVCacheManager(
             memory.num_pages, memory.page_size, shares_prefixes=setup.shares_prefixes, reuse_kv=setup.config.reuse_kv
         )
+        probe.on and probe("kv.pool", pool=manager.pool, manager=manager)
         self.scheduler = Scheduler(setup.config, manager)
         self.grammars = Grammars(tokenizer, setup.model_config.vocab_size, setup.model_config.eos_token_ids)
         self.overlap = Overlap(self.scheduler, self.executor, self.grammars) if setup.async_scheduling else None

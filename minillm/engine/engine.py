@@ -2,7 +2,6 @@
 
 import copy
 import random
-from dataclasses import replace
 
 import torch
 
@@ -13,7 +12,7 @@ from minillm.hub import resolve_model
 from minillm.kvcache.pages import PagePool
 from minillm.model_config import ModelConfig
 from minillm.probe import probe
-from minillm.request import Place, Request, RequestOutput, SamplingParams
+from minillm.request import Request, RequestOutput, SamplingParams
 from minillm.scheduler.scheduler import Scheduler
 from minillm.setup import Setup
 from minillm.text.answer import Answer, prompt_logprobs
@@ -79,18 +78,13 @@ class Engine:
             end_ids=stop_ids | eos_ids,
             bad_words=bad_word_ids(params.bad_words, self.tokenizer),
         )
-        requests = [leader, *(self._sibling(leader, index) for index in range(1, params.n))]
+        seeds = (self._seed(params, leader.id + index, index) for index in range(1, params.n))
+        requests = [leader, *(leader.sibling(index, seed) for index, seed in enumerate(seeds, 1))]
         answers = [Answer(request, self.tokenizer) for request in requests]
         self.core.add(requests, params.structured_outputs)
         self._answers[leader.id] = answers
         self._next_id += params.n
         return leader
-
-    def _sibling(self, leader: Request, index: int) -> Request:
-        """Another answer to the same prompt: only its seed is another."""
-        id = leader.id + index
-        seed = self._seed(leader.params, id, index)
-        return replace(leader, id=id, seed=seed, leader=leader, index=index, output_ids=[], place=Place(), logprobs=[])
 
     def _seed(self, params: SamplingParams, id: int, index: int) -> int:
         """The user's seed, another for each of several answers; or one that is the same again when the same program

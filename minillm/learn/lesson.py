@@ -149,6 +149,10 @@ class Lesson:
         self.console.print(" ".join(text.split()), highlight=False)
         self.console.print()
 
+    def quoted(self, text: object) -> str:
+        """Text of a model's in quotes: it may hold anything."""
+        return ascii(text) if self.options.plain else repr(text)
+
     def show(self, *drawings: RenderableType) -> None:
         """Drawings, set in a little, with a blank line after each."""
         for drawing in drawings:

@@ -1,6 +1,5 @@
 """ModelRunner: a plan becomes tensors, the tensors go through the model, its logits become tokens."""
 
-from dataclasses import dataclass, field
 from itertools import accumulate
 from typing import TYPE_CHECKING
 
@@ -14,67 +13,17 @@ from minillm.kernels.to_device import to_device
 from minillm.kvcache.pages import pages_for
 from minillm.kvcache.storage import KVCache
 from minillm.probe import probe
-from minillm.request import Candidate
-from minillm.sampling.logprobs import AskedLogprobs, TopLogprobs
 from minillm.sampling.sampler import sample_in_parts
 from minillm.sampling.state import DRAWS, SamplingState
-from minillm.sampling.verify import each_position, tokens_by_request
+from minillm.sampling.verify import each_position
 from minillm.scheduler.plan import PlanRow, StepPlan, StepResult
 from minillm.setup import Setup
+from minillm.worker.page_table import PageTable
 from minillm.worker.platform import Platform
+from minillm.worker.step import Launched, Prepared
 
 if TYPE_CHECKING:
     from minillm.worker.graphs import DecodeGraphs
-
-
-@dataclass
-class Launched:
-    """A step that the device works on, or has done: what will come of it.
-
-    rows: those that sample, in the order of ``tokens [R]``; one with drafts for each of its positions. asked, top:
-    whose log probabilities are wanted, and what they are. ready: when the tokens are on the host.
-    """
-
-    plan: StepPlan
-    prompt_logprobs: dict[int, tuple[int, list[list[Candidate]]]] = field(default_factory=dict)
-    rows: list[PlanRow] = field(default_factory=list)
-    tokens: Tensor | None = None
-    asked: AskedLogprobs | None = None
-    top: TopLogprobs | None = None
-    ready: "torch.cuda.Event | None" = None
-
-    def read(self) -> StepResult:
-        """Wait for the tokens, if they are not there yet."""
-        result = StepResult({}, prompt_logprobs=self.prompt_logprobs)
-        if self.tokens is not None:
-            if self.ready is not None:
-                self.ready.synchronize()
-            sampled = self.tokens.tolist()
-            if self.plan.num_drafts:
-                result.tokens = tokens_by_request(self.rows, sampled)
-            else:
-                result.tokens = {row.request_id: [token] for row, token in zip(self.rows, sampled)}
-        if self.asked is not None and self.top is not None:
-            for i, candidates in zip(self.asked.where, self.top.read(self.asked.counts)):
-                id = self.rows[i].request_id
-                known = result.logprobs.setdefault(id, [])
-                if len(known) < len(result.tokens[id]):  # else it tells of what follows a wrong draft
-                    known.append(candidates)
-        return result
-
-
-@dataclass
-class Prepared:
-    """A plan that is ready for the device: all that the page table says of it is worked out.
-
-    rows: in the batch's order, one-token rows first. batch: its ``input_ids`` are those that the plan names, and lack
-    the ones that the device has still. slots ``[R]``: in place of a batch, if a recorded graph computes the step.
-    """
-
-    plan: StepPlan
-    rows: list[PlanRow]
-    batch: ForwardBatch | None = None
-    slots: np.ndarray | None = None
 
 
 class ModelRunner:
@@ -92,7 +41,8 @@ class ModelRunner:
         self.setup, self.platform, self.device = setup, platform, setup.device
         self.model, self.kv_cache, self.backend = model, kv_cache, backend
         seats = seats or min(setup.config.max_num_seqs, kv_cache.num_pages)  # as the scheduler has them
-        self.page_table = np.zeros((seats, pages_for(setup.max_model_len, kv_cache.page_size)), dtype=np.int64)
+        pages = pages_for(setup.max_model_len, kv_cache.page_size)
+        self.page_table = PageTable(seats, pages, kv_cache.page_size)
         self.sampling = SamplingState(seats, model.config.vocab_size, self.device)  # type: ignore[union-attr, arg-type]
         # What was sampled last, by seat, and one more seat that is nobody's.
         self.last_tokens = torch.zeros(seats + 1, dtype=torch.int64, device=self.device)
@@ -100,20 +50,18 @@ class ModelRunner:
         self._inbox = [torch.zeros(seats, dtype=torch.int64, pin_memory=pinned) for _ in range(2)]
         self.fast_sampler = platform.fast_sampler  # for steps in which nobody asks for more than a temperature
         self.graphs: DecodeGraphs | None = None
-        self._table_on_device: Tensor | None = None  # the page table, where graphs read it
 
     def record_graphs(self) -> None:
         """From now on, replay decode steps of as many requests as may run."""
         from minillm.worker.graphs import DecodeGraphs
 
-        seats, pages = self.page_table.shape
-        kind = torch.int32 if self.device.type == "cuda" else torch.int64  # as the attention kernels read it
-        self._table_on_device = torch.zeros(seats + 1, pages, dtype=kind, device=self.device)
+        seats, pages = self.page_table.host.shape
         room = pages * self.kv_cache.page_size
         most = min(self.setup.config.max_num_seqs, seats, self.backend.most_fixed_rows(room, self.kv_cache))
         self.graphs = DecodeGraphs(
-            self.model, self.kv_cache, self.backend, self.platform, self.last_tokens, self._table_on_device, most
-        )
+            self.model, self.kv_cache, self.backend, self.platform, self.last_tokens,
+            self.page_table.put_on(self.device), most,
+        )  # fmt: skip
         self.graphs.record()
 
     def execute(self, plan: StepPlan) -> StepResult:
@@ -129,13 +77,13 @@ class ModelRunner:
         """The host's part of a launch: new pages in the page table, and the plan as tensors."""
         # One-token rows first, so that attention can take them together; first of all, tokens that are on the device.
         rows = sorted(plan.rows, key=lambda row: (row.count > 1, bool(row.token_ids)))
-        self._take_pages(rows)
+        self.page_table.take(rows)
         if self.graphs is not None and len(rows) <= self.graphs.sizes[-1] and not rows[-1].token_ids:
             # Sorted, so all have one token, which is on the device. And now long contexts first: a GPU that begins with
             # the short ones has a few long ones left at the end.
             rows.sort(key=lambda row: row.start, reverse=True)
             seats, positions = np.array([row.seat for row in rows]), np.array([row.start for row in rows])
-            return Prepared(plan, rows, slots=slot_mapping(self.page_table, seats, positions, self.kv_cache.page_size))
+            return Prepared(plan, rows, slots=self.page_table.slots(seats, positions))
         return Prepared(plan, rows, batch=self._build_batch(rows))
 
     @torch.inference_mode()
@@ -214,36 +162,15 @@ class ModelRunner:
             launched.ready = torch.cuda.Event()
             launched.ready.record()
 
-    def _take_pages(self, rows: list[PlanRow]) -> None:
-        """Write down which pages were added."""
-        for row in rows:
-            if row.new_pages:
-                self.page_table[row.seat, row.num_pages - len(row.new_pages) : row.num_pages] = row.new_pages
-
     def _take_seats(self, rows: list[PlanRow]) -> None:
         """Write down what requests want that take a seat in this step; and new pages, where graphs read them."""
         for row in rows:
             if row.joins:
                 self.sampling.join(row.seat, row.joins)
-        if self._table_on_device is not None:
-            self._copy_pages([row for row in rows if row.new_pages])
-
-    def _copy_pages(self, rows: list[PlanRow]) -> None:
-        """New pages into the page table on the device."""
-        assert self._table_on_device is not None
-        if rows:
-            width = self.page_table.shape[1]
-            at = [
-                row.seat * width + row.num_pages - len(row.new_pages) + i
-                for row in rows
-                for i in range(len(row.new_pages))
-            ]
-            places = self._tensor(np.array([at, [page for row in rows for page in row.new_pages]]))  # [2, n]
-            self._table_on_device.view(-1).index_copy_(0, places[0], places[1].to(self._table_on_device.dtype))
+        self.page_table.copy(rows)
 
     def _build_batch(self, rows: list[PlanRow]) -> ForwardBatch:
         """The rows as tensors."""
-        S = self.kv_cache.page_size
         seats = np.array([row.seat for row in rows])  # [R]
         starts = np.array([row.start for row in rows])
         counts = [row.count for row in rows]
@@ -254,12 +181,12 @@ class ModelRunner:
             # Position of each token: its row's start, plus how far it is from the row's first token.
             positions = np.arange(ends[-1]) + np.repeat(starts - (ends - counts), counts)  # [T]
             seat_of = np.repeat(seats, counts)
-        slots = slot_mapping(self.page_table, seat_of, positions, S)
+        slots = self.page_table.slots(seat_of, positions)
         return ForwardBatch(
             input_ids=self._tensor(np.array([token for row in rows for token in row.token_ids], dtype=np.int64)),
             positions=self._tensor(positions),
             slots=self._tensor(slots),
-            page_table=self._tensor(self.page_table[seats, : max([row.num_pages for row in rows])]),
+            page_table=self._tensor(self.page_table.host[seats, : max([row.num_pages for row in rows])]),
             context_lens=[row.start + row.count for row in rows],
             query_lens=counts,
             num_single=counts.count(1),
@@ -291,12 +218,3 @@ class ModelRunner:
 
     def _tensor(self, array: np.ndarray) -> Tensor:
         return to_device(array, self.device)
-
-
-def slot_mapping(page_table: np.ndarray, seats: np.ndarray, positions: np.ndarray, page_size: int) -> np.ndarray:
-    """Where in the cache each of the step's tokens goes: ``page * page_size + offset``, ``[T]``.
-
-    page_table [seats, pages]: each seat's pages, in order. seats [T], positions [T]: whose token, and its place there.
-    """
-    pages = page_table[seats, positions // page_size]
-    return pages * page_size + positions % page_size

@@ -15,7 +15,8 @@ from queue import SimpleQueue
 
 from minillm.probe import probe, set_step
 from minillm.scheduler.plan import StepPlan, StepResult
-from minillm.worker.runner import Launched, ModelRunner, Prepared
+from minillm.worker.runner import ModelRunner
+from minillm.worker.step import Launched, Prepared
 
 
 @dataclass

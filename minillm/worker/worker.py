@@ -11,7 +11,8 @@ from minillm.setup import Setup
 from minillm.worker.device import DeviceMemory, room_for
 from minillm.worker.memory import LOWER, MemoryPlan, measures, plan_memory, refuse_the_impossible
 from minillm.worker.platform import Platform
-from minillm.worker.runner import Launched, ModelRunner
+from minillm.worker.runner import ModelRunner
+from minillm.worker.step import Launched
 from minillm.worker.stream import CpuStream, Queued
 from minillm.worker.trial import Trial
 

@@ -3,16 +3,19 @@
 import ast
 from pathlib import Path
 
-from pages.piece import COMMAND, ROOT, Piece
+from pages.clone import ROOT
 
 # Room -> what it is, in the order in which a request meets them.
 ROOMS = {
-    "engine": "One step: schedule, run the model, sample, commit. And what fits into memory.",
+    "text": "All that knows of text: the tokenizer, chats, what comes in and what goes out.",
+    "engine": "One step: schedule, execute, commit.",
     "scheduler": "Who runs in the next step, with how many tokens.",
     "kvcache": "Where keys and values live: the pages' book-keeper, and the tensors behind them.",
+    "worker": "One device: the model and its cache on it, plans made into tensors, what fits into memory.",
     "attention": "Attention over paged keys and values, by several backends with one interface.",
     "models": "The architectures, and how weights get into them.",
     "layers": "What models are made of.",
+    "sampling": "From logits to tokens: what may be chosen, and the choice.",
     "quantization": "How a linear layer's weights are held.",
     "lora": "Adapters: one base model, many small changes to it.",
     "kernels": "The small functions under every layer: compiled, and their twins in plain PyTorch.",
@@ -23,6 +26,7 @@ ROOMS = {
     "diagnose": "What is wrong with a checkpoint, and where two runs of a model first differ.",
     "bench": "Measurements.",
 }
+LEFT_OUT = ("views", "lessons")  # what draws for the lessons, and what one lesson alone has: of no use elsewhere
 INTERFACE = (
     "LLM",
     "SamplingParams",
@@ -34,11 +38,13 @@ INTERFACE = (
 )
 
 
-def pieces() -> list[Piece]:
-    return [interface(), *(room(name) for name in ROOMS if modules(name))]
+def pages() -> dict[str, str]:
+    """Each page by its path in docs/, the first one first."""
+    made = {name: room(name) for name in ROOMS if modules(name)}
+    return {f"api/{name}.md": text for name, text in {"index": interface(), **made}.items()}
 
 
-def interface() -> Piece:
+def interface() -> str:
     homes = exported()
     rooms = [f"| [{name}]({name}.md) | {what} |" for name, what in ROOMS.items() if modules(name)]
     text = [
@@ -48,24 +54,23 @@ def interface() -> Piece:
         "\n".join(["| room | what is in it |", "| --- | --- |", *rooms]),
         *(f"::: {homes[name]}.{name}" for name in INTERFACE if name in homes),
     ]
-    return page("index", text)
+    return page(text)
 
 
-def room(name: str) -> Piece:
+def room(name: str) -> str:
     parts = [f"::: {module}\n    options:\n      show_root_full_path: true" for module in modules(name)]
-    return page(name, [f"# {name}", ROOMS[name], *parts])
+    return page([f"# {name}", ROOMS[name], *parts])
 
 
-def page(name: str, parts: list[str]) -> Piece:
+def page(parts: list[str]) -> str:
     header = "---\nsearch:\n  boost: 0.5\n---"
-    footer = f"<!-- {COMMAND} wrote this -->"
-    return Piece(f"docs/api/{name}.md", "\n\n".join([header, *parts, footer]) + "\n")
+    return "\n\n".join([header, *parts]) + "\n"
 
 
 def modules(room: str) -> list[str]:
-    """The room's modules that define anything, by name; what draws the lessons' pictures is of no use elsewhere."""
-    folder = ROOT / "minillm" / room
-    return [f"minillm.{room}.{path.stem}" for path in sorted(folder.glob("*.py")) if defines(path)]
+    """The room's modules that define anything, by name."""
+    files = [path.relative_to(ROOT) for path in (ROOT / "minillm" / room).rglob("*.py") if defines(path)]
+    return sorted(".".join(file.with_suffix("").parts) for file in files if file.parts[2] not in LEFT_OUT)
 
 
 def defines(path: Path) -> bool:

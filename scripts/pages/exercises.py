@@ -1,17 +1,10 @@
 """Each chapter's exercises: what to write, where it lives, how to begin."""
 
-from pages.piece import Piece, generated
-
-from minillm.learn.registry import lessons
-from minillm.learn.tasks import Task
+from minillm.learn.registry import lesson_tasks
 
 
-def pieces() -> list[Piece]:
-    return [generated(f"lesson{place.label}_tasks.md", of_lesson(place.tasks)) for place in lessons().values()]
-
-
-def of_lesson(tasks: tuple[Task, ...]) -> str:
-    number = tasks[0].number
+def of_lesson(number: str) -> str:
+    tasks = lesson_tasks(number)
     rows = ["| task | you write | it is | its probes |", "| --- | --- | --- | --- |"]
     for task in tasks:
         probes = ", ".join(f"`{probe}`" for probe in task.probes)

@@ -6,7 +6,8 @@ from collections import defaultdict
 from typing import Any
 
 import yaml
-from pages.piece import ROOT, Piece, anchor, generated
+from pages.clone import ROOT
+from pages.words import anchor
 
 FOLDER = ROOT / "minillm" / "assets" / "glossary"
 ONLY_OURS = ("max_cached_tokens",)  # settings that vLLM has not; the others have its names
@@ -23,13 +24,14 @@ TOPICS = {
 }
 
 
-def pieces() -> list[Piece]:
+def page() -> str:
+    """All words, below the page's head."""
     topics = {name: entries(name) for name in topic_names()}
     everything = [entry for found in topics.values() for entry in found]
     parts = [by_topic(topics), by_letter(everything)]
     for name, found in topics.items():
         parts += [f"## {title(name)} {{ #topic-{name} }}", *(term(entry) for entry in found)]
-    return [generated("glossary.md", "\n\n".join(parts)), generated("settings.md", settings())]
+    return "\n\n".join(parts)
 
 
 def topic_names() -> list[str]:

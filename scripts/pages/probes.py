@@ -4,24 +4,32 @@ import ast
 from fnmatch import fnmatchcase
 from pathlib import Path
 
-from pages.piece import ROOT, Piece, anchor, code, generated, lesson_files, protect
+from pages.clone import ROOT, lesson_files
+from pages.words import anchor, code, protect
 
 from minillm.debug.catalogue import Location, ProbeInfo, catalogue, locations
 from minillm.debug.guide import markdown
 
 
-def pieces() -> list[Piece]:
-    made = [generated(f"lesson{number}_probes.md", of_lesson(path)) for number, path in lesson_files().items()]
-    return [*made, generated("breakpoints.md", protect(markdown()))]
+def guide() -> str:
+    """The breakpoint guide, below its title."""
+    return protect(markdown())
 
 
-def of_lesson(script: Path) -> str:
+def read_anew() -> None:
+    """Forget where the probes stood: the code may have changed since."""
+    catalogue.cache_clear()
+    locations.cache_clear()
+
+
+def of_lesson(number: str) -> str:
     """The probes that the lesson says to stop at, with all there is to know, and those that it is first to meet."""
+    script = lesson_files()[number]
     patterns = breaks(script).split(",")
     named = [info for info in catalogue().values() if any(fnmatchcase(info.name, pattern) for pattern in patterns)]
-    parts = [f"```bash\npython -m minillm lesson {script.name[:2]} --break {breaks(script)}\n```"]
+    parts = [f"```bash\npython -m minillm lesson {number} --break {breaks(script)}\n```"]
     parts += [in_full(info, locations()[info.name]) for info in named]
-    first = [info for info in catalogue().values() if info.lesson == int(script.name[:2]) and info not in named]
+    first = [info for info in catalogue().values() if info.lesson == int(number) and info not in named]
     if first:
         rows = ["| probe | what happens there | stops at |", "| --- | --- | --- |"]
         rows += [f"| {linked(info)} | {info.what} | {places(locations()[info.name])} |" for info in first]

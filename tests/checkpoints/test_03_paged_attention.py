@@ -11,7 +11,7 @@ from torch import Tensor
 from minillm.attention import gather
 from minillm.attention.batch import ForwardBatch
 from minillm.kvcache.pages import OutOfPages, PagePool
-from minillm.worker import runner
+from minillm.worker import page_table as table_module
 
 
 def state_is(pool: PagePool, free: list[int], held: dict[int, int], when: str) -> None:
@@ -150,7 +150,7 @@ class TestSlotMapping:
         page_table = np.array([tables[seat] for seat in range(3)])
         rows = [(2, 0), (2, 1), (2, 4), (0, 11), (1, 3), (1, 5), (0, 8)]  # (seat, position) of each token
         seats, positions = (np.array(column) for column in zip(*rows))
-        slots = list(runner.slot_mapping(page_table, seats, positions, S))
+        slots = list(table_module.slot_mapping(page_table, seats, positions, S))
         assert len(slots) == len(rows), f"{len(rows)} tokens need {len(rows)} slots, {len(slots)} came"
         for (seat, position), slot in zip(rows, slots):
             page = tables[seat][position // S]
@@ -163,13 +163,13 @@ class TestSlotMapping:
     def test_one_page_a_request_and_pages_of_one_token(self) -> None:
         for S, table, right in ((100, [[2]], [200, 207, 299]), (1, [list(range(200, 100, -1))], [200, 193, 101])):
             positions = np.array([0, 7, 99])
-            slots = list(runner.slot_mapping(np.array(table), np.zeros(3, dtype=np.int64), positions, S))
+            slots = list(table_module.slot_mapping(np.array(table), np.zeros(3, dtype=np.int64), positions, S))
             assert slots == right, f"pages of {S} tokens, positions 0, 7, 99: slots {slots}, and {right} is right"
 
     def test_no_two_tokens_share_a_slot(self) -> None:
         page_table = np.random.default_rng(0).permutation(24).reshape(4, 6)
         seats, positions = np.repeat(np.arange(4), 30), np.tile(np.arange(30), 4)
-        slots = runner.slot_mapping(page_table, seats, positions, 5)
+        slots = table_module.slot_mapping(page_table, seats, positions, 5)
         assert sorted(slots) == list(range(120)), (
             "4 requests of 30 tokens fill 24 pages of 5, but some slots are used twice"
         )

@@ -48,7 +48,7 @@ def test_what_is_compiled_is_left_alone() -> None:
 
 def test_every_comment_stands_in_a_function_that_is_watched() -> None:
     """Else nobody would make it a probe."""
-    for path in KERNELS.glob("*.py"):
+    for path in KERNELS.rglob("*.py"):
         decorators: list[str] = []
         last: list[str] = []
         for line in path.read_text(encoding="utf-8").splitlines():
@@ -78,13 +78,13 @@ def test_pdb_stops_inside_the_kernel_and_steps_there(tmp_path: Path) -> None:
     said, errors = run(tmp_path, commands=commands, MINILLM_BREAK="kernel.pages", MINILLM_BREAK_WHEN="at == 0")
     assert errors == ""
     ((_, _, stops_at),) = locations()["kernel.pages"]
-    assert "── kernel.pages ── step 0 ── triton_attention.py:" in said
+    assert "── kernel.pages ── step 0 ── attention.py:" in said
     assert "   slots = i64[32]" in said and "   at = 0\n" in said and "stopped because: at == 0" in said
-    assert f"triton_attention.py({stops_at})_paged_decode()\n-> keys = cache + slots" in said
+    assert f"attention.py({stops_at})_paged_decode()\n-> keys = cache + slots" in said
     answers = said.split("(Pdb) ")
     assert answers[1].startswith("array([ 8,  9, 10, 11,  0,  1,  2,") and answers[2] == "7\n"
     assert "✗" not in answers[3] and answers[3].count("✓") == 2 and "Error" not in answers[3]
-    assert f"triton_attention.py({stops_at + 1})" in answers[4] and f"triton_attention.py({stops_at + 2})" in answers[5]
+    assert f"attention.py({stops_at + 1})" in answers[4] and f"attention.py({stops_at + 2})" in answers[5]
     assert said.endswith("right\n")
 
 

@@ -174,7 +174,7 @@ def test_busy_and_idle_count_every_microsecond_once(pairs: list[tuple[int, int]]
 def launched_kernels() -> set[str]:
     """The functions in our Triton files that are launched, as ``name[grid](...)``; a profiler shows these names."""
     found = set()
-    for path in KERNELS.glob("triton_*.py"):
+    for path in (KERNELS / "triton").glob("*.py"):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if isinstance(node, ast.Call) and isinstance(node.func, ast.Subscript):
                 found |= {node.func.value.id} if isinstance(node.func.value, ast.Name) else set()

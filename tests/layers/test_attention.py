@@ -57,7 +57,7 @@ def compute(attention: Attention, watched: bool) -> tuple[Tensor, Tensor]:
 
     batch: Any = SimpleNamespace(
         rope=(angles.cos(), angles.sin()), slots=torch.arange(T), backend=SimpleNamespace(attend=attend),
-        kv_cache=SimpleNamespace(slots=[cache]),
+        kv_cache=[SimpleNamespace(slots=cache)],
     )  # fmt: skip
     with listen("kv.store", lambda event: None) if watched else nullcontext():
         attention(torch.randn(T, CONFIG.hidden_size, generator=generator), batch)

@@ -136,21 +136,21 @@ def test_functions_that_are_not_chosen_are_the_engines(my: Path, module: Callabl
 def test_a_wrapper_around_the_engines_own_is_no_endless_loop(my: Path) -> None:
     import numpy as np
 
-    from minillm.worker import runner
+    from minillm.worker import page_table
 
     write(
         "03",
-        "from minillm.worker.runner import slot_mapping as its\ndef slot_mapping(*given): return its(*given) + 0\n",
+        "from minillm.worker.page_table import slot_mapping as its\ndef slot_mapping(*given): return its(*given) + 0\n",
     )
     with mine([task("3.4")]):
-        assert runner.slot_mapping(np.array([[2]]), np.array([0]), np.array([1]), 4) == [9]
+        assert page_table.slot_mapping(np.array([[2]]), np.array([0]), np.array([1]), 4) == [9]
 
 
 def test_child_processes_have_the_functions_too(my: Path) -> None:
     chosen = lesson_tasks("03")
     write("03", exercise(chosen, {task.id: definition(task) for task in chosen}))
     code = (
-        "import minillm.worker.runner as r, minillm.kvcache.pages as p; "
+        "import minillm.worker.page_table as r, minillm.kvcache.pages as p; "
         "print(r.slot_mapping.__code__.co_filename, p.PagePool.free.__code__.co_filename)"
     )
     with mine(chosen[:4]):
@@ -163,10 +163,10 @@ def test_child_processes_have_the_functions_too(my: Path) -> None:
 def test_auto_means_plain_kernels_meanwhile() -> None:
     import torch
 
-    from minillm.engine import engine
+    from minillm.worker import platform
 
     def name(asked: str) -> str:
-        return engine.choose_kernels(asked, torch.device("cpu"), torch.float32).name
+        return platform.choose_kernels(asked, torch.device("cpu"), torch.float32).name
 
     before = name("auto")
     with plain_kernels():

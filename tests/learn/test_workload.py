@@ -17,7 +17,7 @@ MISTAKES = {  # task: (what is replaced, by what); each changes what the experts
 
 AHEAD = {  # the same, for functions that only an engine that is one step ahead calls, or calls twice
     "10.1": ("+= row.count", "+= 1", "step 2, request 0, position 1: tokens to compute"),
-    "10.2": ("not self.grammars.active", "False", "tokens to compute"),
+    "10.2": ("not self.needs_tokens", "False", "tokens to compute"),
     "10.3": ("request.in_flight -= 1", "pass", "tokens to compute"),
 }
 

@@ -349,3 +349,14 @@ def test_a_plan_prints_at_any_moment() -> None:
     plan = scheduler.schedule()
     assert "StepPlan(step=1" in repr(plan) and plan.num_tokens == 5
     assert repr(request).startswith("Request(0 running: 5 prompt + 0 output") and "pages [0, 1]" in repr(request)
+
+
+def test_after_a_step_that_was_cut_short_nothing_is_in_flight_and_nothing_computed() -> None:
+    """With overlap scheduling a token was on its way: nobody reads it any more, so it is sampled again."""
+    scheduler = make_scheduler()
+    request = add(scheduler, 0, prompt=5)
+    scheduler.advance(scheduler.schedule())
+    assert (request.in_flight, request.num_computed) == (1, 5)
+    scheduler.start_over()
+    assert (request.in_flight, request.num_computed, request.seat, request.num_pending) == (0, 0, -1, 5)
+    assert shares(step(scheduler)) == [(0, 0, 5)] and request.output_ids == [7]

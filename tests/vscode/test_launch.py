@@ -131,7 +131,7 @@ def test_inside_a_kernel(press_f5: Callable[..., Editor]) -> None:
     """Triton's interpreter runs the kernel: its own file and lines, its variables, a step to the next line and into
     what it calls."""
     skip_without_triton("kernel.scores")
-    kernel = ROOT / "minillm" / "kernels" / "triton_attention.py"
+    kernel = ROOT / "minillm" / "kernels" / "triton" / "attention.py"
     editor = press_f5("Lesson 08: attention kernels", condition="name == 'kernel.scores' and at == 32")
     stop = editor.stopped()
     check_stop(stop, "kernel.scores")

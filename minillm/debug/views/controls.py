@@ -1,5 +1,6 @@
 """What sampling's controls do: candidates before and after one, the surprises of an answer, a grammar's choices."""
 
+import math
 from collections.abc import Sequence
 from itertools import groupby
 from typing import TYPE_CHECKING, NamedTuple
@@ -19,6 +20,7 @@ from minillm.debug.views.units import number
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from minillm.request import Request
     from minillm.text.tokenizer import Tokenizer
 
 
@@ -68,6 +70,15 @@ def changed(before: "Tensor", after: "Tensor", tokenizer: "Tokenizer", k: int = 
         return Group(table(canvas, columns, rows), Text(), Text(end, STYLES["note"]))
 
     return Drawing(draw)
+
+
+def surprises_of(request: "Request", tokenizer: "Tokenizer") -> list[Surprise]:
+    """What the model thought of each token that a request with logprobs=1 has written."""
+    token = tokenizer.token
+    return [
+        Surprise(token(id), math.exp(logprob), rank, token(best), math.exp(its))
+        for (id, logprob, rank), (best, its, _) in request.logprobs or ()
+    ]
 
 
 def surprises(rows: Sequence[Surprise]) -> Drawing:

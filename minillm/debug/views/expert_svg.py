@@ -15,13 +15,21 @@ _LEFT, _TOP, _BELOW, _HEIGHT = 60, 52, 40, 26  # pixels: what stands around the 
 
 
 def expert_svg(tracker: "ExpertTracker", request_id: int | None = None) -> str:
-    """The picture as text. Pointing at a cell tells its numbers; what is dark is said in numbers too where they fit."""
-    shares, E = tracker.shares(request_id).tolist(), tracker.num_experts
+    """The picture as text, of all requests or of one."""
+    whose = "" if request_id is None else f", request {request_id}"
+    return heat_map_svg(tracker.shares(request_id).tolist(), tracker.layer_ids, tracker.top_k, whose)
+
+
+def heat_map_svg(shares: list[list[float]], layer_ids: list[int], top_k: int, whose: str = "") -> str:
+    """shares: a row a layer, with each expert's share of the layer's choices.
+
+    Pointing at a cell tells its numbers; what is dark is said in numbers too where they fit.
+    """
+    E = len(shares[0])
     most = max(map(max, shares)) or 1.0
     width = max(min(960 // E, 56), 7)
     total_width, total_height = _LEFT + max(E * width, 560) + 10, _TOP + len(shares) * _HEIGHT + _BELOW
-    whose = "" if request_id is None else f", request {request_id}"
-    title = f"{len(shares)} layers of {E} experts, {tracker.top_k} for each token{whose}"
+    title = f"{len(shares)} layers of {E} experts, {top_k} for each token{whose}"
     parts = [
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {total_width} {total_height}" '
         f'width="{total_width}" height="{total_height}" font-family="sans-serif" font-size="12" role="img">',
@@ -31,7 +39,7 @@ def expert_svg(tracker: "ExpertTracker", request_id: int | None = None) -> str:
     ]
     every = -(-24 // width)  # label so few experts that the numbers do not touch
     parts += [_text(_LEFT + expert * width + width / 2, _TOP - 8, str(expert)) for expert in range(0, E, every)]
-    for row, (layer, line) in enumerate(zip(tracker.layer_ids, shares)):
+    for row, (layer, line) in enumerate(zip(layer_ids, shares)):
         y = _TOP + row * _HEIGHT
         parts.append(_text(_LEFT - 8, y + 17, f"layer {layer}", "end"))
         parts += [_cell(layer, expert, share, most, width, y) for expert, share in enumerate(line)]

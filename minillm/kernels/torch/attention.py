@@ -1,8 +1,8 @@
 """The decode kernel's twin in plain torch: attention of one query a request, block by block and split by split.
 
-It does what `triton_attention` does on a GPU, in the same order, and is its oracle: nothing is gathered, no more than
-one block of scores is ever held, and a long context is cut into splits that know nothing of each other. There a program
-takes one key/value head; here torch takes all heads at once.
+It does what `kernels.triton.attention` does on a GPU, in the same order, and is its oracle: nothing is gathered, no
+more than one block of scores is ever held, and a long context is cut into splits that know nothing of each other. There
+a program takes one key/value head; here torch takes all heads at once.
 """
 
 from collections.abc import Iterable

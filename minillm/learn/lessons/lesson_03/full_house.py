@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from minillm.debug.views.waste import waste
 from minillm.engine.engine import Engine
 from minillm.kvcache.pages import pages_for
-from minillm.learn.asking import ask, finish
+from minillm.learn.asking import answered, ask
 from minillm.learn.example import running_example
 
 REQUESTS, TOKENS = 32, 32  # so many, and what each of them writes
@@ -42,8 +42,7 @@ class FullHouse:
 def serve(engine: Engine) -> FullHouse:
     """Serve the running example over and over: the fullest moment, and the whole."""
     prompts = list(running_example(engine.tokenizer).values())
-    ask(engine, prompts[0], 2)  # warm up
-    finish(engine)
+    answered(engine, prompts[0], 2)  # warm up
     requests = [ask(engine, prompts[i % 4], TOKENS) for i in range(REQUESTS)]
     at_once, fullest, steps, start = 0, {}, 0, time.perf_counter()
     while engine.has_requests:
