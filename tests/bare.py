@@ -31,10 +31,10 @@ STEPS: list[Step] = [
 class Bare:
     """One rank's model of a checkpoint, built as ``build`` says, and the keys and values of two requests."""
 
-    def __init__(self, folder: Path, build: LayerBuild | None = None) -> None:
+    def __init__(self, folder: Path, build: LayerBuild | None = None, load_format: str = "auto") -> None:
         self.config, build = ModelConfig.from_folder(folder), build or LayerBuild()
         self.model: nn.Module = build_model(self.config, build)
-        load_weights(self.model, folder, CPU)
+        load_weights(self.model, folder, CPU, load_format)
         self.model.make_tables(PAGE * PAGES, CPU)  # type: ignore[operator]
         self.backend = GatherAttention(AttentionShape.of(self.config, build.dtype, CPU, build.group))
         self.cache = KVCache(self.backend.shape.kv, 2 * PAGES, PAGE, CPU)

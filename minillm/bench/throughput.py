@@ -14,7 +14,6 @@ from minillm.debug.profiler import profiled
 from minillm.debug.views.profile_table import show_profile
 from minillm.engine.engine import Engine
 from minillm.layers.embedding import LMHead
-from minillm.quantization.packed import PackedDenseFormat
 
 
 @dataclass
@@ -123,8 +122,7 @@ def weights_read(engine: Engine) -> int:
     """Bytes of weights that a step reads. Of an embedding only a few rows are; where the head has no table of its own,
     plain or packed, it reads that one."""
     config, head = engine.model_config, getattr(engine.model, "lm_head", None)
-    packed = isinstance(head, LMHead) and isinstance(head.format, PackedDenseFormat)
-    if config.tie_word_embeddings and not packed:
+    if isinstance(head, LMHead) and head.reads_table:
         return engine.memory.weights
     return engine.memory.weights - config.vocab_size * config.hidden_size * engine.dtype.itemsize
 

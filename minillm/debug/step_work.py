@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from torch import nn
+from minillm.layers.linear import LinearBase
 
 if TYPE_CHECKING:
     from minillm.engine.engine import Engine
@@ -117,14 +117,14 @@ def shape_of(engine: "Engine") -> ModelShape:
     config, kv = engine.model_config, engine.runner.kv_cache.spec
     head: Any = engine.model.lm_head
     layers = [module for module in engine.model.modules() if hasattr(module, "self_attn")]
-    matrices: list[Any] = [m for layer in layers for m in layer.modules() if hasattr(m, "in_features")]
+    matrices: list[Any] = [m for layer in layers for m in layer.modules() if isinstance(m, LinearBase)]
     mixtures: list[Any] = [m for layer in layers for m in layer.modules() if hasattr(m, "experts")]
     n = max(len(layers), 1)
     shape = ModelShape(
         layers=n, hidden=config.hidden_size, vocab=config.vocab_size, heads=config.num_attention_heads,
         kv_heads=config.num_key_value_heads, head_dim=config.head_dim, inner=config.intermediate_size,
         itemsize=engine.dtype.itemsize, kv_itemsize=kv.dtype.itemsize,
-        layer_weights=sum(stored_bytes(m) for m in matrices) // n, head_weights=stored_bytes(head),
+        layer_weights=sum(m.bytes_read for m in matrices) // n, head_weights=head.bytes_read,
         layer_numbers=sum(m.in_features * m.out_features for m in matrices) // n,
         layer_columns=sum(m.in_features + m.out_features for m in matrices) // n,
         windows=[config.window(layer) or 0 for layer in range(n)],
@@ -135,11 +135,3 @@ def shape_of(engine: "Engine") -> ModelShape:
         shape.expert_weights = 3 * shape.hidden * inner * shape.itemsize
         shape.layer_numbers += 3 * shape.hidden * inner * shape.chosen
     return shape
-
-
-def stored_bytes(module: nn.Module) -> int:
-    """Bytes of a linear layer's weights as they are multiplied with: packed, if a format packed them."""
-    packed = getattr(module, "packed", None)
-    if packed is not None:
-        return packed.numel() * packed.element_size()
-    return sum(tensor.nbytes for tensor in (*module.parameters(recurse=False), *module.buffers(recurse=False)))

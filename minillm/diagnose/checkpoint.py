@@ -16,7 +16,8 @@ from minillm.diagnose.numbers import Numbers, look, progress
 from minillm.files import read_json
 from minillm.layers.build import LayerBuild
 from minillm.model_config import ModelConfig
-from minillm.models.weights import build_model, checkpoint_files
+from minillm.models.checkpoint import checkpoint_files
+from minillm.models.weights import build_model
 from minillm.text.tokenizer import Tokenizer
 
 DTYPES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16", "F8_E4M3": "float8_e4m3fn",

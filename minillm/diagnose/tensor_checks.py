@@ -6,8 +6,9 @@ from math import prod
 from minillm.diagnose.checkpoint import Checkpoint
 from minillm.diagnose.findings import Check, Finding, ok, some, warn, wrong
 from minillm.diagnose.numbers import tensors_equal
-from minillm.layers.linear import WHOLE
-from minillm.models.weights import IGNORED, checkpoint_targets, parts_of, target_of
+from minillm.layers.shards import WHOLE
+from minillm.models.targets import checkpoint_targets, parts_of, target_of
+from minillm.models.weights import IGNORED
 
 HEAD = "lm_head.weight"
 PLAIN = ("float32", "bfloat16", "float16", "float64")

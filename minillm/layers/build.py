@@ -5,8 +5,10 @@ from dataclasses import dataclass, field, replace
 import torch
 
 from minillm.kernels.torch.kernels import TorchKernels
+from minillm.layers.shards import Cut
 from minillm.parallel.group import SINGLE, ParallelGroup
-from minillm.quantization.format import DenseFormat, FormatChooser, LinearFormat, OneFormat
+from minillm.quantization.dense import DenseFormat
+from minillm.quantization.format import FormatChooser, LinearFormat, OneFormat
 
 
 @dataclass(frozen=True)
@@ -32,3 +34,8 @@ class LayerBuild:
     def format(self) -> LinearFormat:
         """How the layer that is built here holds its weight."""
         return self.formats.format_of(self.path)
+
+    def cut(self, total: int, what: str) -> Cut:
+        """This rank's share of ``total`` things along N or K. ValueError if they cannot be shared out evenly."""
+        self.group.share_of(total, f"{self.path}: {what}" if self.path else what)
+        return Cut(total, self.group.size, self.group.rank)

@@ -1,100 +1,106 @@
 """The experts of one layer: their weights, stacked, and how a checkpoint's tensors go into them."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
-import torch
 from torch import Tensor, nn
 
 from minillm.layers.activation import GatedActivation
 from minillm.layers.build import LayerBuild
-from minillm.layers.linear import WHOLE
-from minillm.probe import probe
-from minillm.quantization.format import DenseFormat
+from minillm.layers.linear import Formatted
+from minillm.layers.shards import WHOLE, Cut
 
 
 class ExpertMatrix(nn.Module):
-    """One expert's ``weight [N, K]``, a view of the stack, for a `LinearFormat` to store and multiply."""
+    """One expert's matrix: its pieces are views of a stack's, for the stack's `LinearFormat` to finish and multiply."""
 
-    bias = None
-
-    def __init__(self, weight: Tensor) -> None:
+    def __init__(self, stack: "ExpertStack", expert: int) -> None:
         super().__init__()
-        self.weight = nn.Parameter(weight, requires_grad=False)
+        self.in_features, self.out_features, self.parts = stack.in_features, stack.out_features, stack.parts
+        self.register_parameter("bias", None)
+        for name, whole in stack.named_parameters(recurse=False):
+            self.register_parameter(name, nn.Parameter(whole.data[expert], requires_grad=False))
+
+
+class ExpertStack(Formatted):
+    """The same matrix of ``E`` experts: every piece of its format is one tensor ``[E, ...]``, which is also what a
+    kernel for all experts at once reads.
+
+    kinds: what the checkpoint calls the matrices of one expert that are its parts; in_one: what it calls those of all
+    experts where it holds them as one tensor.
+    """
+
+    def __init__(
+        self, num_experts: int, kinds: Sequence[str], in_one: str, inputs: Cut, parts: Sequence[Cut], build: LayerBuild
+    ) -> None:
+        super().__init__(inputs, parts, False, build, [num_experts])
+        self.num_experts, self.kinds, self.in_one = num_experts, kinds, in_one
+        self.matrices: list[ExpertMatrix] = []  # one an expert, once loaded
+
+    def multiply(self, x: Tensor, expert: int) -> Tensor:
+        """One expert's rows ``x [n, K]`` -> ``[n, N]``."""
+        return self.format.apply(self.matrices[expert], x)
+
+    def checkpoint_tensors(self, leaf: str) -> Iterator[tuple[str, int]]:
+        """The tensors of a checkpoint that make up our parameter ``leaf``: name beside this module, and part.
+
+        A part is a matrix of an expert: of w13, gate and up of expert e are parts 2e and 2e + 1. A plain weight may
+        also come as one stack of all: `WHOLE`.
+        """
+        for expert in range(self.num_experts):
+            for i, kind in enumerate(self.kinds):
+                yield f"{expert}.{kind}.{leaf}", expert * len(self.kinds) + i
+        if leaf == "weight":
+            yield self.in_one, WHOLE
+
+    def checkpoint_shape(self, leaf: str, part: int) -> list[int]:
+        if part == WHOLE:
+            return [self.num_experts, *super().checkpoint_shape(leaf, WHOLE)]
+        return super().checkpoint_shape(leaf, part % len(self.kinds))
+
+    def load(self, leaf: str, tensor: Tensor, part: int) -> None:
+        stack: Tensor = getattr(self, leaf).data
+        if part == WHOLE:
+            for here, own in zip(stack, tensor):
+                self.shards.load(here, leaf, own, WHOLE)
+        else:
+            expert, kind = divmod(part, len(self.kinds))
+            self.shards.load(stack[expert], leaf, tensor, kind)
+
+    def finish(self) -> None:
+        """Let the format finish each expert's matrix. A stack that it has made copies of is given up."""
+        self.matrices = [ExpertMatrix(self, expert) for expert in range(self.num_experts)]
+        for matrix in self.matrices:
+            self.format.process_weights_after_loading(matrix)
+        for name, stack in list(self.named_parameters(recurse=False)):
+            first = getattr(self.matrices[0], name)
+            if first is None or first.data_ptr() != stack.data_ptr():
+                setattr(self, name, None)
+
+    @property
+    def bytes_read(self) -> int:
+        """Of all experts together."""
+        return sum(map(self.format.bytes_read, self.matrices)) if self.matrices else super().bytes_read
 
 
 class Experts(nn.Module):
     """``E`` gated feed-forward networks of equal size, each ``down(act(gate x) * up x)``.
 
-    w13 [E, 2 * I, H]: gate above up, of every expert. w2 [E, H, I]: down. This is also the layout that a kernel for all
-    experts at once reads. Every rank holds ``I / ranks`` of each expert, so that their partial outputs add up.
+    w13 holds gate above up, of every expert, w2 down; in a dense format ``w13.weight [E, 2 * I, H]`` and
+    ``w2.weight [E, H, I]``. Every rank holds ``I / ranks`` of each expert, so that their partial outputs add up.
     """
-
-    w13: nn.Parameter
-    w2: nn.Parameter
 
     def __init__(self, num_experts: int, hidden: int, inner: int, act: str, build: LayerBuild) -> None:
         super().__init__()
-        if not isinstance(build.format, DenseFormat):
-            raise ValueError(
-                f"experts are stored as dense matrices only, and the format asked for is {build.format.name}"
-            )
-        self.path, self.format, self.group = build.path, build.format, build.group
-        self.num_experts, self.inner = num_experts, build.group.share_of(inner, "an expert's intermediate size")
-        shapes = {"w13": (num_experts, 2 * self.inner, hidden), "w2": (num_experts, hidden, self.inner)}
-        for name, shape in shapes.items():
-            empty = torch.empty(shape, dtype=build.dtype)
-            self.register_parameter(name, nn.Parameter(empty, requires_grad=False))
+        cut = build.cut(inner, "an expert's intermediate size")
+        self.num_experts, self.inner = num_experts, cut.share
+        gate_up, down = ("gate_proj", "up_proj"), ("down_proj",)
+        self.w13 = ExpertStack(num_experts, gate_up, "gate_up_proj", Cut(hidden), [cut, cut], build.at("w13"))
+        self.w2 = ExpertStack(num_experts, down, "down_proj", cut, [Cut(hidden)], build.at("w2"))
         self.act = GatedActivation(act, build)
-        self.gate_up: list[ExpertMatrix] = []  # one an expert, once loaded
-        self.down: list[ExpertMatrix] = []
 
     def forward(self, x: Tensor, expert: int) -> Tensor:
         """One expert's rows ``x [n, H]`` -> ``[n, H]``, of which this rank computes its share of the sum."""
-        inner = self.act(self.format.apply(self.gate_up[expert], x))  # [n, I]
-        return self.format.apply(self.down[expert], inner)
-
-    def checkpoint_tensors(self, leaf: str) -> Iterator[tuple[str, int]]:
-        """The tensors of a checkpoint that make up our parameter ``leaf``: name below this module, and part.
-
-        Gate and up of expert e are parts 2e and 2e + 1 of w13, down is part e of w2. A checkpoint may also hold them
-        stacked, as one part: `WHOLE`.
-        """
-        kinds = ("gate_proj", "up_proj") if leaf == "w13" else ("down_proj",)
-        for expert in range(self.num_experts):
-            for i, kind in enumerate(kinds):
-                yield f"{expert}.{kind}.weight", expert * len(kinds) + i
-        yield ("gate_up_proj" if leaf == "w13" else "down_proj"), WHOLE
-
-    def checkpoint_shape(self, parameter: nn.Parameter, part: int) -> list[int]:
-        """The whole shape, over all ranks, of the checkpoint's tensor for this part of ``parameter``."""
-        E, rows, columns = parameter.shape
-        ranks = self.group.size
-        if parameter is self.w2:
-            return [rows, columns * ranks] if part != WHOLE else [E, rows, columns * ranks]
-        return [rows // 2 * ranks, columns] if part != WHOLE else [E, rows * ranks, columns]
-
-    def load(self, parameter: nn.Parameter, tensor: Tensor, part: int) -> None:
-        """Copy this rank's share of a checkpoint's tensor, of the shape `checkpoint_shape`, to its place."""
-        mine = slice(self.group.rank * self.inner, (self.group.rank + 1) * self.inner)
-        if part == WHOLE:
-            pieces = tensor.flatten(0, 1).chunk(2 * self.num_experts) if parameter is self.w13 else tensor
-            for i, piece in enumerate(pieces):  # gate, up, gate, up, ...
-                self.load(parameter, piece, i)
-        elif parameter is self.w2:
-            parameter.data[part].copy_(tensor[:, mine])
-        else:
-            expert, kind = divmod(part, 2)
-            parameter.data[expert, kind * self.inner : (kind + 1) * self.inner].copy_(tensor[mine])
-
-    def process_weights_after_loading(self) -> None:
-        """Hand each expert's matrices to the format. One that packs them makes its own copy; the stack is then given
-        up."""
-        probe.on and probe("weights.process", layer=self, path=self.path, format=self.format)
-        self.gate_up, self.down = ([ExpertMatrix(w) for w in stack] for stack in (self.w13.data, self.w2.data))
-        for matrix in (*self.gate_up, *self.down):
-            self.format.process_weights_after_loading(matrix)
-        if self.gate_up[0].weight is None:
-            self.w13 = self.w2 = None
+        return self.w2.multiply(self.act(self.w13.multiply(x, expert)), expert)  # between the two: [n, I]
 
     def extra_repr(self) -> str:
-        return f"{self.num_experts} experts, inner {self.inner}, {self.format.name}"
+        return f"{self.num_experts} experts, inner {self.inner}"

@@ -2,56 +2,61 @@
 
 A column-parallel layer gives each rank some of the outputs, a row-parallel layer some of the inputs, after which an
 all-reduce adds the partial sums up. With one rank both are an ordinary linear layer. Each holds a `LinearFormat`, which
-knows how the weight is stored; each knows where a checkpoint's tensors go in its own, fused, parameters.
+knows how the weight is stored; where a checkpoint's tensors go in a layer's own, fused, parameters is in shards.py.
 """
 
-from abc import ABC, abstractmethod
+from collections.abc import Sequence
 
-import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from minillm.attention.batch import ForwardBatch
 from minillm.layers.activation import GatedActivation
 from minillm.layers.build import LayerBuild
+from minillm.layers.shards import Cut, Sharded, Shards
 from minillm.probe import probe
 
-WHOLE = -1  # as a part: all parts at once, which some checkpoints hold as one tensor
 
+class Formatted(Sharded):
+    """A matrix ``W [N, K]``, or rather this rank's shard of it, held as a `LinearFormat` says.
 
-class LinearBase(nn.Module, ABC):
-    """``y = x W^T + b`` with ``W [N, K]`` of this rank, stored as ``format`` says.
-
-    parts: the sizes along N, on this rank, of what the checkpoint holds as separate tensors (q, k, v of a fused layer).
+    inputs: how K is cut; parts: how N is, of each tensor that the checkpoint has (q, k, v of a fused layer). After that
+    ``self.parts`` are the parts' sizes on this rank.
     """
 
-    def __init__(self, in_features: int, parts: list[int], bias: bool, build: LayerBuild) -> None:
-        super().__init__()
-        self.path, self.format, self.group = build.path, build.format, build.group
-        self.in_features, self.out_features, self.parts = in_features, sum(parts), parts
-        self.format.create_weights(self, in_features, self.out_features, build.dtype)
-        self.bias = (
-            nn.Parameter(torch.empty(self.out_features, dtype=build.dtype), requires_grad=False) if bias else None
-        )
+    keeps_weight = False  # whether its weight must stay as it is, since an embedding looks rows up in it
 
-    @abstractmethod
-    def load(self, parameter: nn.Parameter, tensor: Tensor, part: int) -> None:
-        """Copy a checkpoint's whole tensor, or rather this rank's share of it, to its place in ``parameter``."""
-
-    @abstractmethod
-    def checkpoint_shape(self, parameter: nn.Parameter, part: int) -> list[int]:
-        """The whole shape, over all ranks, of the checkpoint's tensor for this part of ``parameter``."""
+    def __init__(self, inputs: Cut, parts: Sequence[Cut], bias: bool, build: LayerBuild, stack: Sequence[int] = ()):
+        super().__init__(Shards(build.path, build.format, inputs, parts, build.dtype, bias), stack)
+        self.format, self.group = build.format, build.group
+        self.parts = [part.share for part in parts]
+        self.in_features, self.out_features = inputs.share, sum(self.parts)
+        if not bias:
+            self.register_parameter("bias", None)
 
     def process_weights_after_loading(self) -> None:
         probe.on and probe("weights.process", layer=self, path=self.path, format=self.format)
+        self.finish()
+
+    def finish(self) -> None:
+        """Let the format turn what was loaded into what it multiplies with."""
         self.format.process_weights_after_loading(self)
 
-    def forward(self, x: Tensor, batch: ForwardBatch) -> Tensor:
-        """``[T, K]`` -> ``[T, N]``. ``batch`` says whose tokens they are."""
-        return self.format.apply(self, x)
+    @property
+    def bytes_read(self) -> int:
+        """Bytes that a product reads, whether all is loaded yet or not."""
+        return self.format.bytes_read(self)
 
     def extra_repr(self) -> str:
         parts = " + ".join(map(str, self.parts))
         return f"{self.in_features} -> {parts}, {self.format.name}, bias={self.bias is not None}"
+
+
+class LinearBase(Formatted):
+    """``y = x W^T + b``."""
+
+    def forward(self, x: Tensor, batch: ForwardBatch) -> Tensor:
+        """``[T, K]`` -> ``[T, N]``. ``batch`` says whose tokens they are."""
+        return self.format.apply(self, x)
 
 
 class ColumnParallelLinear(LinearBase):
@@ -66,8 +71,8 @@ class ColumnParallelLinear(LinearBase):
         build: LayerBuild | None = None,
     ) -> None:
         build = build or LayerBuild()
-        local = [build.group.share_of(part, "a column-parallel layer's outputs") for part in parts]
-        super().__init__(in_features, local, bias, build)
+        cuts = [build.cut(part, "a column-parallel layer's outputs") for part in parts]
+        super().__init__(Cut(in_features), cuts, bias, build)
         self.is_plain = type(self).forward is LinearBase.forward
 
     def gated(self, x: Tensor, batch: ForwardBatch, act: GatedActivation) -> Tensor:
@@ -82,31 +87,8 @@ class ColumnParallelLinear(LinearBase):
                 return at_once
         return act(self(x, batch))
 
-    def load(self, parameter: nn.Parameter, tensor: Tensor, part: int) -> None:
-        """``tensor [N of the part, K]`` or a bias ``[N of the part]``: this rank's rows go below the parts before."""
-        if part == WHOLE:
-            rows = [self.checkpoint_shape(parameter, i)[0] for i in range(len(self.parts))]
-            for i, piece in enumerate(tensor.split(rows)):
-                self.load(parameter, piece, i)
-            return
-        size = self.parts[part]
-        mine = tensor.narrow(0, self.shard_of(part) * size, size)
-        parameter.data.narrow(0, sum(self.parts[:part]), size).copy_(mine)
 
-    def checkpoint_shape(self, parameter: nn.Parameter, part: int) -> list[int]:
-        parts = range(len(self.parts)) if part == WHOLE else [part]
-        return [sum(self.parts[i] * self.num_shards(i) for i in parts), *parameter.shape[1:]]
-
-    def num_shards(self, part: int) -> int:
-        """Into how many equal shards the part is cut."""
-        return self.group.size
-
-    def shard_of(self, part: int) -> int:
-        """Which of them is this rank's."""
-        return self.group.rank
-
-
-class QKVParallelLinear(ColumnParallelLinear):
+class QKVParallelLinear(LinearBase):
     """Queries, keys and values in one product, cut by heads. More ranks than key/value heads: ranks share a head."""
 
     def __init__(
@@ -119,19 +101,13 @@ class QKVParallelLinear(ColumnParallelLinear):
         build: LayerBuild | None = None,
     ) -> None:
         build = build or LayerBuild()
-        build.group.share_of(num_heads, "query heads")
-        self.kv_copies = max(1, build.group.size // num_kv_heads)  # ranks that hold the same key/value head
-        build.group.share_of(num_kv_heads * self.kv_copies, "key/value heads")
-        kv_parts = num_kv_heads * self.kv_copies * head_dim
-        super().__init__(hidden_size, [num_heads * head_dim, kv_parts, kv_parts], bias, build)
-        self.head_dim = head_dim
-        self.num_heads, self.num_kv_heads = self.parts[0] // head_dim, self.parts[1] // head_dim  # of this rank
-
-    def num_shards(self, part: int) -> int:
-        return self.group.size if part == 0 else self.group.size // self.kv_copies
-
-    def shard_of(self, part: int) -> int:
-        return self.group.rank if part == 0 else self.group.rank // self.kv_copies
+        group = build.group
+        heads, kv_heads = group.heads_of(num_heads, num_kv_heads)  # of this rank
+        shards = num_kv_heads // kv_heads  # each of which one or more ranks hold
+        queries = Cut(num_heads * head_dim, group.size, group.rank)
+        keys = values = Cut(num_kv_heads * head_dim, shards, group.rank * shards // group.size)
+        super().__init__(Cut(hidden_size), [queries, keys, values], bias, build)
+        self.head_dim, self.num_heads, self.num_kv_heads = head_dim, heads, kv_heads
 
 
 class RowParallelLinear(LinearBase):
@@ -145,19 +121,8 @@ class RowParallelLinear(LinearBase):
         build: LayerBuild | None = None,
     ) -> None:
         build = build or LayerBuild()
-        local = build.group.share_of(in_features, "a row-parallel layer's inputs")
-        super().__init__(local, [out_features], bias, build)
-
-    def load(self, parameter: nn.Parameter, tensor: Tensor, part: int) -> None:
-        """``tensor [N, K]``: this rank's columns. A bias goes to rank 0 alone, or the sum would hold it many times."""
-        if tensor.dim() == 1:
-            parameter.data.copy_(tensor if self.group.rank == 0 else torch.zeros_like(tensor))
-        else:
-            parameter.data.copy_(tensor.narrow(1, self.group.rank * self.in_features, self.in_features))
-
-    def checkpoint_shape(self, parameter: nn.Parameter, part: int) -> list[int]:
-        return [self.out_features, *([self.in_features * self.group.size] if parameter.dim() > 1 else [])]
+        super().__init__(build.cut(in_features, "a row-parallel layer's inputs"), [Cut(out_features)], bias, build)
 
     def forward(self, x: Tensor, batch: ForwardBatch) -> Tensor:
         """``[T, K of this rank]`` -> ``[T, N]``, the same on every rank."""
-        return self.group.all_reduce(self.format.apply(self, x))
+        return self.group.all_reduce(super().forward(x, batch))

@@ -72,7 +72,7 @@ class LlamaModel(nn.Module):
 
     def __init__(self, config: ModelConfig, layers: Iterable[nn.Module], build: LayerBuild) -> None:
         super().__init__()
-        self.embed_tokens = Embedding(config.vocab_size, config.hidden_size, build.dtype)
+        self.embed_tokens = Embedding(config.vocab_size, config.hidden_size, build.at("embed_tokens"))
         self.layers = nn.ModuleList(layers)
         self.norm: nn.Module = make_norm(config, build)
 

@@ -62,9 +62,10 @@ class OPTDecoder(nn.Module):
         super().__init__()
         raw, hidden = config.raw, config.hidden_size
         narrow = raw.get("word_embed_proj_dim") or hidden
-        self.embed_tokens = Embedding(config.vocab_size, narrow, build.dtype)
-        self.embed_positions = Embedding(config.max_position_embeddings + FIRST_ROW, hidden, build.dtype)
-        alone = replace(build, group=SINGLE)  # every rank holds the small projections whole
+        alone = replace(build, group=SINGLE)  # every rank holds what is small whole
+        positions = config.max_position_embeddings + FIRST_ROW
+        self.embed_tokens = Embedding(config.vocab_size, narrow, build.at("embed_tokens"))
+        self.embed_positions = Embedding(positions, hidden, alone.at("embed_positions"))
         self.project_in = self.project_out = None
         if narrow != hidden:
             self.project_in = RowParallelLinear(narrow, hidden, False, alone.at("project_in"))

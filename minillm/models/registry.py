@@ -2,23 +2,13 @@
 
 from collections.abc import Callable
 from importlib import import_module
+from pathlib import Path
+from pkgutil import iter_modules
 
 from torch import nn
 
 from minillm.model_config import ModelConfig
 
-_HOMES = (
-    "minillm.models.gemma3",
-    "minillm.models.llama",
-    "minillm.models.mistral",
-    "minillm.models.mixtral",
-    "minillm.models.nanochat",
-    "minillm.models.opt",
-    "minillm.models.phi3",
-    "minillm.models.qwen2",
-    "minillm.models.qwen3",
-    "minillm.models.qwen3_moe",
-)  # the files whose @register lines fill the table
 _MODELS: dict[str, type[nn.Module]] = {}
 
 
@@ -35,8 +25,8 @@ def register(*architectures: str) -> Callable[[type[nn.Module]], type[nn.Module]
 
 def model_class(config: ModelConfig) -> type[nn.Module]:
     """The class for a config; ValueError lists what is supported."""
-    for home in _HOMES:
-        import_module(home)
+    for file in iter_modules([str(Path(__file__).parent)]):  # those beside this: their @register lines fill the table
+        import_module(f"{__package__}.{file.name}")
     if config.architecture not in _MODELS:
         raise ValueError(
             f"architecture {config.architecture!r} is not supported; supported: {', '.join(sorted(_MODELS))}"

@@ -1,24 +1,20 @@
-"""From a checkpoint's files into a model's parameters, one tensor at a time.
+"""A model, built and filled from a checkpoint.
 
-A model is first built on torch's "meta" device: shapes, no memory. Then its parameters get memory, and every tensor of
-the checkpoint is read, cut and fused into its place, so that no more than one tensor is ever held beside the model.
+It is first built on torch's "meta" device: shapes, no memory. Then its parameters get memory, and every tensor of the
+checkpoint is read, cut and fused into its place, so that no more than one tensor is ever held beside the model.
 """
 
-from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
 
 import torch
-from safetensors import SafetensorError, safe_open
-from torch import Tensor, nn
+from torch import nn
 
-from minillm.files import read_json
 from minillm.layers.build import LayerBuild
-from minillm.layers.experts import Experts
-from minillm.layers.linear import WHOLE
+from minillm.layers.shards import WHOLE
 from minillm.model_config import ModelConfig
+from minillm.models.checkpoint import read_checkpoint
 from minillm.models.registry import model_class
+from minillm.models.targets import checkpoint_targets, parts_of, target_of
 from minillm.probe import probe
 
 IGNORED = (
@@ -26,45 +22,6 @@ IGNORED = (
     "rotary_emb.cos_cached",
     "rotary_emb.sin_cached",
 )  # old checkpoints hold what we compute
-PROGRESS_FROM = 200 * 2**20  # bytes of checkpoint above which a progress bar pays
-
-
-@runtime_checkable
-class LoadsParts(Protocol):
-    """A layer, such as a fused or a sharded one, that knows how a checkpoint's tensors go into its parameters."""
-
-    def load(self, parameter: nn.Parameter, tensor: Tensor, part: int) -> None:
-        """Copy this rank's share of the whole ``tensor`` to its place."""
-
-    def checkpoint_shape(self, parameter: nn.Parameter, part: int) -> list[int]:
-        """The shape of that tensor, whole."""
-
-
-@dataclass
-class Target:
-    """Where one tensor of the checkpoint goes: ``part`` of ``parameter`` (called ``name``) of ``module``.
-
-    Part `WHOLE` is all parts at once.
-    """
-
-    module: nn.Module
-    parameter: nn.Parameter
-    name: str
-    part: int = 0
-
-    @property
-    def shape(self) -> list[int]:
-        """What the checkpoint's tensor must look like: whole, not this rank's shard."""
-        if isinstance(self.module, LoadsParts):
-            return self.module.checkpoint_shape(self.parameter, self.part)
-        return list(self.parameter.shape)
-
-    def load(self, tensor: Tensor) -> None:
-        probe.on and probe("weights.tensor", target=self, tensor=tensor)
-        if isinstance(self.module, LoadsParts):
-            self.module.load(self.parameter, tensor, self.part)
-        else:
-            self.parameter.data.copy_(tensor)
 
 
 def build_model(config: ModelConfig, build: LayerBuild) -> nn.Module:
@@ -117,11 +74,16 @@ def load_weights(model: nn.Module, folder: Path, device: torch.device, load_form
 
 
 def fill_with_noise(model: nn.Module, device: torch.device) -> None:
-    """Random weights, always the same: small ones in matrices; norms do nothing and biases hardly anything."""
+    """Random weights, always the same: small ones in matrices; norms do nothing and biases hardly anything. Integers,
+    which are packed numbers or indices, are 0."""
     noise = torch.Generator(device).manual_seed(0)
     for name, parameter in model.named_parameters():
-        if parameter.dim() > 1:
-            parameter.data.normal_(0, 0.02, generator=noise)
+        if not parameter.is_floating_point():
+            parameter.data.zero_()
+        elif parameter.dim() > 1:
+            # By way of float32, since torch draws no numbers of 8 bits.
+            whole = parameter.data if parameter.itemsize > 1 else parameter.data.float()
+            parameter.data.copy_(whole.normal_(0, 0.02, generator=noise))
         elif name.endswith("bias"):
             parameter.data.normal_(0, 1e-3, generator=noise)
         else:
@@ -156,118 +118,7 @@ def fill_model(model: nn.Module, folder: Path) -> None:
         )
 
 
-def checkpoint_targets(model: nn.Module) -> dict[str, Target]:
-    """The checkpoint's tensor names, each with its place. Several names may mean one place: the usual one is first.
-
-    Fused parameters stand for several names, listed by the model (``fused``) or by the layer (`Experts`). Where a
-    checkpoint has another word for something than we have, the model says so (``spelling``: ours -> theirs); names in
-    our spelling are understood too.
-    """
-    spelling: dict[str, str] = getattr(model, "spelling", {})
-    targets: dict[str, Target] = {}
-    for name, parameter in model.named_parameters():
-        path, _, leaf = name.rpartition(".")
-        module = model.get_submodule(path)
-        for ours, part in _sources(model, module, path, leaf):
-            target = Target(module, parameter, name, part)
-            theirs = ".".join(spelling.get(word, word) for word in ours.split("."))
-            targets |= {theirs: target, ours: target}
-    return targets
-
-
-def target_of(name: str, targets: dict[str, Target]) -> Target | None:
-    """The place of the checkpoint's tensor ``name``, which has no "model." if it was saved without its head."""
-    return targets.get(name) or targets.get(f"model.{name}")
-
-
-def _sources(model: nn.Module, module: nn.Module, path: str, leaf: str) -> Iterator[tuple[str, int]]:
-    """The tensors that make up parameter ``leaf`` of the module at ``path``: name and part."""
-    fused: dict[str, tuple[str, ...]] = getattr(model, "fused", {})
-    prefix, _, last = path.rpartition(".")
-    if isinstance(module, Experts):
-        for below, part in module.checkpoint_tensors(leaf):
-            yield f"{path}.{below}", part
-    elif last in fused:
-        for part, source in enumerate(fused[last]):
-            yield f"{prefix}.{source}.{leaf}", part
-    else:
-        yield f"{path}.{leaf}", WHOLE if len(getattr(module, "parts", ())) > 1 else 0
-
-
-def parts_of(targets: dict[str, Target]) -> dict[str, dict[int, str]]:
-    """For every parameter its parts, each with the usual name of the tensor that fills it."""
-    parts: dict[str, dict[int, str]] = {}
-    for name, target in targets.items():
-        known = parts.setdefault(target.name, {})
-        if target.part != WHOLE or not known:  # where single parts may come, they are what is asked for
-            known.setdefault(target.part, name)
-    return parts
-
-
-def read_checkpoint(folder: Path) -> Iterator[tuple[str, Tensor]]:
-    """Every tensor of the folder's safetensors files, one at a time, with a progress bar if that takes a while."""
-    files = checkpoint_files(folder)
-    size = sum(file.stat().st_size for file in files)
-    with _progress(f"Loading {folder.name}", size) as advance:
-        for file in files:
-            try:
-                with safe_open(file, framework="pt") as reader:
-                    for name in reader.keys():  # noqa: SIM118 (a safe_open is no dict)
-                        tensor = reader.get_tensor(name)
-                        advance(tensor.numel() * tensor.itemsize)
-                        yield name, tensor
-            except SafetensorError as error:
-                raise ValueError(f"{file} is damaged or cut short ({error}); fetch it again") from None
-
-
-def checkpoint_files(folder: Path) -> list[Path]:
-    """What the index names, or model.safetensors, or all there are but Mistral's own form of the same weights.
-
-    FileNotFoundError names what is missing.
-    """
-    index, single = folder / "model.safetensors.index.json", folder / "model.safetensors"
-    if not index.exists():
-        every = [file for file in sorted(folder.glob("*.safetensors")) if not file.name.startswith("consolidated")]
-        files = [single] if single.exists() else every
-        if not files:
-            raise FileNotFoundError(f"{folder} holds no *.safetensors file in Hugging Face's form; others are not read")
-        return files
-    places = read_json(index).get("weight_map")
-    if not isinstance(places, dict) or not all(isinstance(name, str) for name in places.values()):
-        raise ValueError(f"{index} is no index: it must be JSON with a 'weight_map' from tensor to file")
-    names = sorted(set(places.values()))
-    if lacking := [name for name in names if not (folder / name).exists()]:
-        raise FileNotFoundError(f"{index} names {', '.join(lacking)}, which {folder} does not hold")
-    return [folder / name for name in names]
-
-
 def _listing(title: str, names: list[str]) -> str:
     shown = "".join(f"\n    {name}" for name in names[:8])
     more = f"\n    and {len(names) - 8} more" if len(names) > 8 else ""
     return f"\n  {title}:{shown}{more}" if names else ""
-
-
-class _progress:
-    """A progress bar for big checkpoints, nothing for small ones. Enters as ``advance(bytes)``."""
-
-    def __init__(self, title: str, size: int) -> None:
-        self.title, self.size = title, size
-        self.bar: Any = None
-
-    def __enter__(self) -> Any:
-        if self.size < PROGRESS_FROM:
-            return lambda _bytes: None
-        from rich.console import Console
-        from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
-
-        self.bar = Progress(
-            TextColumn("{task.description}"), BarColumn(), DownloadColumn(binary_units=True), TimeRemainingColumn(),
-            console=Console(stderr=True), transient=True,
-        )  # fmt: skip
-        task = self.bar.add_task(self.title, total=self.size)
-        self.bar.start()
-        return lambda count: self.bar.advance(task, count)
-
-    def __exit__(self, *_exc: object) -> None:
-        if self.bar:
-            self.bar.stop()

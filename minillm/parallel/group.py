@@ -20,10 +20,22 @@ class ParallelGroup:
             torch.distributed.all_reduce(x)
         return x
 
+    def all_gather(self, x: Tensor) -> Tensor:
+        """Every rank's ``x [..., n]`` beside each other: ``[..., size * n]``."""
+        if self.size == 1:
+            return x
+        import torch.distributed
+
+        parts = [torch.empty_like(x) for _ in range(self.size)]
+        torch.distributed.all_gather(parts, x.contiguous())
+        return torch.cat(parts, dim=-1)
+
     def share_of(self, total: int, what: str) -> int:
         """This rank's part of ``total`` things; ValueError if they cannot be shared out evenly."""
         if total % self.size:
-            raise ValueError(f"{what}: {total} cannot be split evenly over {self.size} ranks")
+            raise ValueError(
+                f"{what}: {total} cannot be split evenly over {self.size} ranks; take a number that divides it"
+            )
         return total // self.size
 
     def heads_of(self, num_heads: int, num_kv_heads: int) -> tuple[int, int]:

@@ -1,13 +1,13 @@
 """What a model and its largest step take, from their shapes alone: before anything is loaded, and wherever no allocator
 can be asked. A test holds it against what torch really takes on a CPU; on a GPU a trial step is measured (trial.py)."""
 
-from torch import Tensor, nn
+from torch import nn
 
 from minillm.attention.gather import MOST_GATHERED
 from minillm.kvcache.pages import pages_for
 from minillm.layers.embedding import LMHead
+from minillm.layers.linear import Formatted
 from minillm.layers.moe import MixtureOfExperts
-from minillm.quantization.packed import PackedDenseFormat
 from minillm.sampling.logprobs import MOST_LOGITS
 from minillm.sampling.sampler import PART
 from minillm.setup import Setup
@@ -23,12 +23,13 @@ SMALL = 2**18  # all that does not grow with anything here
 def weight_bytes(model: nn.Module) -> int:
     """Bytes of all weights, before they are loaded or after, when some are packed: a table that the embedding and a
     packed head share is there in both layouts."""
-    plain = sum(parameter.nbytes for parameter in model.parameters())
-    layouts = (getattr(module, "packed", None) for module in model.modules())
-    packed = [layout.nbytes for layout in layouts if isinstance(layout, Tensor)]
-    head = getattr(model, "lm_head", None)
-    twice = isinstance(head, LMHead) and head.keeps_weight and isinstance(head.format, PackedDenseFormat)
-    return plain + (sum(packed) if packed else head.weight.nbytes if twice and head else 0)
+    total = 0
+    for module in model.modules():
+        if isinstance(module, Formatted):
+            total += 0 if isinstance(module, LMHead) and module.reads_table else module.bytes_read
+        else:
+            total += sum(parameter.nbytes for parameter in module.parameters(recurse=False))
+    return total
 
 
 def activation_bytes(setup: Setup, model: nn.Module, gathers: bool = False) -> int:

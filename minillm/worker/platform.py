@@ -19,8 +19,8 @@ from minillm.kvcache.storage import KVCache
 from minillm.layers.build import LayerBuild
 from minillm.layers.moe import MixtureOfExperts
 from minillm.probe import probe
+from minillm.quantization.dense import choose_format
 from minillm.quantization.format import OneFormat
-from minillm.quantization.packed import choose_format
 from minillm.sampling import sampler
 from minillm.setup import Setup
 from minillm.worker.capture import Recorder, recorder_for

@@ -18,7 +18,7 @@ from minillm.kernels.torch import kernels as torch_kernels
 from minillm.kernels.torch.kernels import ACTIVATIONS, TorchKernels
 from minillm.layers.build import LayerBuild
 from minillm.model_config import ModelConfig
-from minillm.models import weights
+from minillm.models import targets
 from minillm.models.nanochat import NanoChatForCausalLM
 from minillm.models.weights import build_model
 
@@ -113,7 +113,7 @@ class TestReluSquared:
 def places(kind: str) -> dict[str, tuple[str, int]]:
     """What the function says of a tiny model: each tensor's name, with the parameter and the part that it fills."""
     model = build_model(ModelConfig.from_folder(variant(kind).folder), LayerBuild())
-    found = weights.checkpoint_targets(model)
+    found = targets.checkpoint_targets(model)
     assert isinstance(found, dict), f"a table from each tensor's name to its Target was wanted, this is {found!r}"
     for name, target in found.items():
         home = model.get_parameter(target.name)
@@ -166,21 +166,21 @@ class TestCheckpointTargets:
     def test_words_are_whole(self) -> None:
         """w1 is gate_proj; a stack called gate_up_proj has another word in its name, and keeps it."""
         at, ours = "model.layers.0.block_sparse_moe.experts", "model.layers.0.mlp.experts"
-        placed("mixtral", f"{at}.2.w3.weight", f"{ours}.w13", 5)
-        placed("mixtral", f"{at}.4.w2.weight", f"{ours}.w2", 4)
-        placed("mixtral", f"{at}.gate_up_proj", f"{ours}.w13", -1)
+        placed("mixtral", f"{at}.2.w3.weight", f"{ours}.w13.weight", 5)
+        placed("mixtral", f"{at}.4.w2.weight", f"{ours}.w2.weight", 4)
+        placed("mixtral", f"{at}.gate_up_proj", f"{ours}.w13.weight", -1)
 
     def test_every_tensor_of_hugging_faces_checkpoints_has_a_place_of_its_shape(self) -> None:
         for kind in ("nanochat", "gemma3_text", "phi3", "opt", "mixtral"):
             model = build_model(ModelConfig.from_folder(variant(kind).folder), LayerBuild())
-            targets = weights.checkpoint_targets(model)
+            found = targets.checkpoint_targets(model)
             with safe_open(variant(kind).folder / "model.safetensors", "pt") as reader:
                 for name in reader.keys():  # noqa: SIM118 (a safe_open is no dict)
                     shape = list(reader.get_slice(name).get_shape())
-                    assert name in targets, f"{kind}: tensor {name!r} of the checkpoint has no place"
-                    assert targets[name].shape == shape, (
-                        f"{kind}: tensor {name!r} is {shape}, its place {targets[name].name}, part "
-                        f"{targets[name].part}, takes {targets[name].shape}"
+                    assert name in found, f"{kind}: tensor {name!r} of the checkpoint has no place"
+                    assert found[name].shape == shape, (
+                        f"{kind}: tensor {name!r} is {shape}, its place {found[name].name}, part "
+                        f"{found[name].part}, takes {found[name].shape}"
                     )
 
     def test_the_engine_writes_the_right_tokens(self) -> None:

@@ -49,10 +49,10 @@ def test_one_row_gated_is_the_product_and_then_the_gate(act: str, N: int, K: int
         torch.testing.assert_close(got, ACTIVATIONS[act](gate) * up, atol=1e-5, rtol=1e-5)
 
 
-def test_it_takes_a_few_rows_where_that_pays() -> None:
+def test_it_takes_a_few_rows_where_that_is_faster() -> None:
     small, large = (1024, 2048), (28672, 4096)
-    assert [triton_rows.pays(rows, *small) for rows in (1, 2, 4, 5)] == [True, True, True, False]
-    assert [triton_rows.pays(rows, *large) for rows in (1, 2)] == [True, False]
+    assert [triton_rows.few_rows_is_faster(rows, *small) for rows in (1, 2, 4, 5)] == [True, True, True, False]
+    assert [triton_rows.few_rows_is_faster(rows, *large) for rows in (1, 2)] == [True, False]
 
 
 def test_a_padding_row_is_stored_nowhere() -> None:

@@ -72,7 +72,7 @@ def test_an_unknown_activation_lists_the_known_ones() -> None:
 
 
 def test_embedding_looks_rows_up_and_a_tied_head_multiplies_with_the_same_table() -> None:
-    embedding = Embedding(11, 4, torch.float32)
+    embedding = Embedding(11, 4, LayerBuild())
     embedding.weight.data.normal_()
     ids = torch.tensor([3, 3, 10, 0])
     assert torch.equal(embedding(ids), embedding.weight[ids])
@@ -84,7 +84,7 @@ def test_embedding_looks_rows_up_and_a_tied_head_multiplies_with_the_same_table(
 
 def test_logits_are_as_the_head_computes_them() -> None:
     """Whoever samples from them takes them as float32, which a kernel does while it reads them."""
-    embedding = Embedding(11, 4, torch.bfloat16)
+    embedding = Embedding(11, 4, LayerBuild(torch.bfloat16))
     embedding.weight.data.normal_()
     assert LMHead(embedding, True, LayerBuild(torch.bfloat16))(torch.randn(2, 4).bfloat16()).dtype == torch.bfloat16
 

@@ -13,9 +13,11 @@ from torch.nn import functional as F
 
 from minillm.layers.activation import GatedActivation
 from minillm.layers.build import LayerBuild
-from minillm.layers.linear import WHOLE, ColumnParallelLinear, LinearBase, QKVParallelLinear, RowParallelLinear
+from minillm.layers.linear import ColumnParallelLinear, LinearBase, QKVParallelLinear, RowParallelLinear
+from minillm.layers.shards import WHOLE
 from minillm.parallel.group import ParallelGroup
-from minillm.quantization.format import DenseFormat, OneFormat
+from minillm.quantization.dense import DenseFormat
+from minillm.quantization.format import OneFormat
 
 K, N, D = 24, 16, 4
 NO_BATCH: Any = None  # whose tokens they are: only adapters look
@@ -28,12 +30,11 @@ def on_rank(rank: int, size: int) -> LayerBuild:
 def fill(layer: LinearBase, weights: list[Tensor], biases: list[Tensor] | None = None) -> None:
     """Load a checkpoint's tensors, whole as they are, into this rank's layer."""
     for part, weight in enumerate(weights):
-        assert isinstance(layer.weight, torch.nn.Parameter)
-        assert layer.checkpoint_shape(layer.weight, part) == list(weight.shape)
-        layer.load(layer.weight, weight, part)
+        assert layer.checkpoint_shape("weight", part) == list(weight.shape)
+        layer.load("weight", weight, part)
         if biases:
-            assert layer.bias is not None and layer.checkpoint_shape(layer.bias, part) == list(biases[part].shape)
-            layer.load(layer.bias, biases[part], part)
+            assert layer.checkpoint_shape("bias", part) == list(biases[part].shape)
+            layer.load("bias", biases[part], part)
     layer.process_weights_after_loading()
 
 
@@ -63,12 +64,10 @@ def test_a_checkpoint_may_hold_all_parts_as_one_tensor(size: int, bias: bool) ->
     for rank in range(size):
         one, three = (QKVParallelLinear(K, D, 8, 2, bias, on_rank(rank, size)) for _ in range(2))
         fill(three, parts, biases)
-        assert isinstance(one.weight, torch.nn.Parameter)
-        assert one.checkpoint_shape(one.weight, WHOLE) == [12 * D, K]
-        one.load(one.weight, torch.cat(parts), WHOLE)
+        assert one.checkpoint_shape("weight", WHOLE) == [12 * D, K]
+        one.load("weight", torch.cat(parts), WHOLE)
         if biases:
-            assert one.bias is not None
-            one.load(one.bias, torch.cat(biases), WHOLE)
+            one.load("bias", torch.cat(biases), WHOLE)
         for loaded, expected in zip(one.parameters(), three.parameters()):
             assert torch.equal(loaded, expected)
 

@@ -19,12 +19,12 @@ from transformers.models.qwen3_moe.modeling_qwen3_moe import Qwen3MoeSparseMoeBl
 
 from minillm.kernels.torch.kernels import TorchKernels
 from minillm.layers.build import LayerBuild
-from minillm.layers.experts import WHOLE
 from minillm.layers.moe import MixtureOfExperts, MoeShape, group_by_expert, route
+from minillm.layers.shards import WHOLE
 from minillm.parallel.group import ParallelGroup
 from minillm.probe import listen
-from minillm.quantization.format import LinearFormat, OneFormat
-from minillm.quantization.packed import choose_format
+from minillm.quantization.dense import choose_format
+from minillm.quantization.format import OneFormat
 
 H = 24
 NO_BATCH: Any = None  # the block only hands it on to its probe
@@ -56,15 +56,14 @@ def make_moe(
     moe = MixtureOfExperts(config, MoeShape(E, k, inner, renormalise), 0, build or LayerBuild())
     moe.gate.weight.data.copy_(w["router"])
     kinds = {"gate_proj": w["gate"], "up_proj": w["up"], "down_proj": w["down"]}
-    for leaf in ("w13", "w2"):
-        parameter = getattr(moe.experts, leaf)
-        for name, part in moe.experts.checkpoint_tensors(leaf):
+    for stack in (moe.experts.w13, moe.experts.w2):
+        for name, part in stack.checkpoint_tensors("weight"):
             if part != WHOLE:
                 expert, kind, _ = name.split(".")
                 tensor = kinds[kind][int(expert)]
-                assert moe.experts.checkpoint_shape(parameter, part) == list(tensor.shape)
-                moe.experts.load(parameter, tensor, part)
-    moe.experts.process_weights_after_loading()
+                assert stack.checkpoint_shape("weight", part) == list(tensor.shape)
+                stack.load("weight", tensor, part)
+        stack.process_weights_after_loading()
     return moe
 
 
@@ -175,17 +174,15 @@ def test_shards_add_up_to_the_whole_and_stacked_tensors_go_to_the_same_places(si
     total = torch.zeros(7, H)
     for rank in range(size):
         moe = make_moe(w, 3, build=LayerBuild(group=ParallelGroup(rank, size)))
-        assert moe.experts.w13.shape == (5, 24 // size, H) and moe.experts.w2.shape == (5, H, 12 // size)
+        w13, w2 = moe.experts.w13, moe.experts.w2
+        assert w13.weight.shape == (5, 24 // size, H) and w2.weight.shape == (5, H, 12 // size)
         if stacked:
-            kept = moe.experts.w13.clone(), moe.experts.w2.clone()
-            for parameter, tensor in (
-                (moe.experts.w13, torch.cat([w["gate"], w["up"]], 1)),
-                (moe.experts.w2, w["down"]),
-            ):
-                parameter.data.zero_()
-                assert moe.experts.checkpoint_shape(parameter, WHOLE) == list(tensor.shape)
-                moe.experts.load(parameter, tensor, WHOLE)
-            assert torch.equal(moe.experts.w13, kept[0]) and torch.equal(moe.experts.w2, kept[1])
+            for stack, tensor in ((w13, torch.cat([w["gate"], w["up"]], 1)), (w2, w["down"])):
+                kept = stack.weight.clone()
+                stack.weight.data.zero_()
+                assert stack.checkpoint_shape("weight", WHOLE) == list(tensor.shape)
+                stack.load("weight", tensor, WHOLE)
+                assert torch.equal(stack.weight, kept)
         total += (weights[:, None] @ moe.compute(x, experts))[:, 0]  # without the all-reduce
     torch.testing.assert_close(total.double(), naive(x, w, 3, True), atol=2e-6, rtol=2e-5)
 
@@ -198,17 +195,6 @@ def test_what_cannot_be() -> None:
     for wrong in (0, -1, None, 2.0, True, "8"):
         with pytest.raises(ValueError, match=f"intermediate_size {wrong!r}; it must be"):
             MoeShape(2, 1, wrong, True)  # type: ignore[arg-type]
-
-    class Other(LinearFormat):
-        name = "other"
-
-        def create_weights(self, layer: Any, in_features: int, out_features: int, dtype: torch.dtype) -> None: ...
-
-        def apply(self, layer: Any, x: Tensor) -> Tensor:
-            return x
-
-    with pytest.raises(ValueError, match="experts are stored as dense matrices only"):
-        make_moe(random_weights(2, 10), 1, build=LayerBuild(formats=OneFormat(Other())))
 
 
 class Live(TorchDispatchMode):

@@ -1,5 +1,6 @@
 """One model whose layers have different formats: each asks for its own by its path, and the logits stay the same."""
 
+import shutil
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -7,7 +8,10 @@ from typing import Any
 import pytest
 import torch
 from bare import Bare
-from tiny import ARCHITECTURES, make_model
+from lookalikes import BlockFp8Like, GptqLike, gptq_tensors
+from ranks import on_every_rank
+from safetensors.torch import load_file, save_file
+from tiny import ARCHITECTURES, edit_json, make_model
 from torch import Tensor, nn
 
 from minillm.layers.build import LayerBuild
@@ -16,7 +20,8 @@ from minillm.model_config import ModelConfig
 from minillm.models.llama import LlamaForCausalLM, LlamaLayer, LlamaMLP
 from minillm.models.registry import register
 from minillm.models.weights import build_model
-from minillm.quantization.format import DenseFormat, LinearFormat, OneFormat
+from minillm.quantization.dense import DenseFormat
+from minillm.quantization.format import LinearFormat, OneFormat
 
 KINDS = [*ARCHITECTURES, "opt-350m"]
 
@@ -44,20 +49,23 @@ class TransposedFormat(DenseFormat):
 
 @dataclass
 class Chosen:
-    """`TransposedFormat` for the layers whose path ends with one of ``ends``; remembers who asked."""
+    """Another format for the layers whose path ends with one of ``ends``; remembers who asked."""
 
     ends: tuple[str, ...]
+    format: LinearFormat
     asked: list[str] = field(default_factory=list)
 
     def format_of(self, path: str) -> LinearFormat:
         self.asked.append(path)
-        return TransposedFormat() if path.endswith(self.ends) else DenseFormat()
+        return self.format if path.endswith(self.ends) else DenseFormat()
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_layers_of_different_formats_in_one_model(kind: str, tmp_path: Path) -> None:
     make(tmp_path, kind)
-    chosen = Chosen(("layers.1.self_attn.qkv_proj", "layers.0.mlp.gate_up_proj", "2.fc1", "o_proj", "lm_head"))
+    chosen = Chosen(
+        ("layers.1.self_attn.qkv_proj", "layers.0.mlp.gate_up_proj", "2.fc1", "o_proj", "lm_head"), TransposedFormat()
+    )
     model = Bare(tmp_path, LayerBuild(formats=chosen))
     formats = {name: module.format.name for name, module in model.model.named_modules() if hasattr(module, "format")}
     assert {name for name, format in formats.items() if format == "transposed"} == {
@@ -74,6 +82,61 @@ def test_every_layer_knows_its_path(kind: str, tmp_path: Path) -> None:
     layers = {name: module for name, module in model.named_modules() if isinstance(module, LinearBase)}
     assert len(layers) >= 2 * 3 and all(module.path == name for name, module in layers.items())
     assert model.lm_head.path == "lm_head"
+
+
+QUANTISED = (
+    "self_attn.q_proj",
+    "self_attn.k_proj",
+    "self_attn.v_proj",
+    "mlp.down_proj",
+    "1.mlp.gate_proj",
+    "1.mlp.up_proj",
+)
+HELD = ("qkv_proj", "down_proj", "1.mlp.gate_up_proj")  # our names for them
+
+
+def quantise(folder: Path, to: Path, format: GptqLike) -> None:
+    """Rewrite a checkpoint with some of its matrices quantised; into ``folder`` go the same numbers, dense."""
+    shutil.copytree(folder, to)
+    random, dense = torch.Generator().manual_seed(3), load_file(folder / "model.safetensors")
+    packed = dict(dense)
+    for name in list(dense):
+        path = name.removesuffix(".weight")
+        if path.endswith(QUANTISED):
+            tensors, matrix = gptq_tensors(*dense[name].shape, format.group, format.ordered, random)
+            tensors["scales"] /= 100
+            dense[name] = matrix / 100
+            packed |= {f"{path}.{piece}": tensor for piece, tensor in tensors.items()}
+            del packed[name]
+    save_file({name: tensor.contiguous() for name, tensor in dense.items()}, folder / "model.safetensors")
+    save_file({name: tensor.contiguous() for name, tensor in packed.items()}, to / "model.safetensors")
+
+
+@pytest.mark.parametrize("size", [1, 2])
+@pytest.mark.parametrize("ordered", [True, False])
+def test_a_checkpoint_of_which_some_layers_are_quantised(ordered: bool, size: int, tmp_path: Path) -> None:
+    """From the file to the logits: pieces found by name, fused, cut, multiplied; on one rank and on two."""
+    dense, packed, format = tmp_path / "dense", tmp_path / "packed", GptqLike(8, ordered)
+    make_model(dense, "llama", attention_bias=True)
+    quantise(dense, packed, format)
+    chosen = Chosen(HELD, format)
+    expected = Bare(dense).walk()
+    for logits in on_every_rank(size, lambda group: Bare(packed, LayerBuild(formats=chosen, group=group)).walk()):
+        torch.testing.assert_close(logits, expected, atol=1e-4, rtol=1e-3)
+
+
+@pytest.mark.parametrize("format", [GptqLike(8), BlockFp8Like(16)], ids=lambda format: format.name)
+def test_invented_weights_of_any_format(format: LinearFormat, tmp_path: Path) -> None:
+    """load_format="dummy": for measuring, so they need be no more than numbers."""
+    make(tmp_path, "mixtral")
+    edit_json(tmp_path / "config.json", intermediate_size=32)
+    assert Bare(tmp_path, LayerBuild(formats=Chosen(("proj", "w13", "w2"), format)), "dummy").walk().isfinite().all()
+
+
+def test_a_tied_head_shares_a_plain_table(tmp_path: Path) -> None:
+    make_model(tmp_path, "llama", vocab_size=104, tie_word_embeddings=True)
+    with pytest.raises(ValueError, match=r"lm_head is tied to the embedding, .* cannot be held as 'like GPTQ'"):
+        build_model(ModelConfig.from_folder(tmp_path), LayerBuild(formats=OneFormat(GptqLike(8))))
 
 
 def test_a_layer_that_is_told_another_path_is_found_out(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -17,7 +17,8 @@ from minillm.config import EngineConfig
 from minillm.layers.build import LayerBuild
 from minillm.layers.moe import MixtureOfExperts
 from minillm.model_config import ModelConfig
-from minillm.models.weights import build_model, checkpoint_targets
+from minillm.models.targets import checkpoint_targets
+from minillm.models.weights import build_model
 from minillm.worker.estimate import activation_bytes, weight_bytes
 
 MIXTRAL: dict[str, dict[str, Any]] = {

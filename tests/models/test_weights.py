@@ -13,7 +13,7 @@ from torch import Tensor
 from workload import Job, make_engine, run_jobs
 
 from minillm.hub import UNWANTED, WANTED
-from minillm.models.weights import checkpoint_files
+from minillm.models.checkpoint import checkpoint_files
 
 INDEX = "model.safetensors.index.json"
 

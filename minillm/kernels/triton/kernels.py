@@ -15,7 +15,7 @@ class TritonKernels(TorchKernels):
     """One launch each, everything read and written once; what is not here, torch does."""
 
     name = "triton"
-    pays, gates = staticmethod(triton_rows.pays), GATES
+    few_rows_is_faster, gates = staticmethod(triton_rows.few_rows_is_faster), GATES
 
     def rms_norm(self, x: Tensor, weight: Tensor, eps: float, add: Tensor | None = None) -> Tensor:
         return self.offset_rms_norm(x, weight, eps, 0.0, add)
@@ -56,7 +56,7 @@ class TritonKernels(TorchKernels):
         triton_rotary.norm_rotate_and_store(qkv, norm, cos, sin, cache, slots, num_heads, num_kv_heads)
 
     def few_rows_linear(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        """``x [T, K]``, for such sizes as ``pays`` says, times ``weight [N, K]``, plus ``bias [N]`` -> ``[T, N]``."""
+        """``x [T, K]`` times ``weight [N, K]``, plus ``bias [N]`` -> ``[T, N]``; for sizes of `few_rows_is_faster`."""
         return triton_rows.few_rows_linear(x, weight, bias)
 
     def one_row_gated(self, x: Tensor, weight: Tensor, bias: Tensor | None, act: str) -> Tensor:

@@ -91,7 +91,7 @@ def _one_row_gated(
     tl.store(out + column, (activate(gate, ACT) * up).to(out.dtype.element_ty), mask=column < N)
 
 
-def pays(rows: int, N: int, K: int) -> bool:
+def few_rows_is_faster(rows: int, N: int, K: int) -> bool:
     """Whether this is faster than cuBLAS, on an H200: always for one row; for more, where the matrix is small."""
     return rows == 1 or (rows == 2 and N * K < 2**25) or (rows <= MOST_ROWS and N * K < 2**22)
 

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 import torch
 
 from minillm.debug.device_speed import wait_for
-from minillm.debug.step_work import stored_bytes
 from minillm.debug.views.drawing import Drawing
 from minillm.debug.views.roofline import Point, roofline
 from minillm.debug.views.table import Cells, drawn, numbers
@@ -68,7 +67,7 @@ def multiply(engine: Engine, rows: int) -> Product:
                 matrix(inputs[matrix.in_features], None)  # of no batch: only adapters would look
             wait_for(engine.device)
             best = min(best, time.perf_counter() - start)
-    moved = sum(stored_bytes(m) + rows * (m.in_features + m.out_features) * size for m in matrices)
+    moved = sum(m.bytes_read + rows * (m.in_features + m.out_features) * size for m in matrices)
     return Product(rows, best, moved, sum(2 * rows * m.in_features * m.out_features for m in matrices))
 
 

@@ -13,8 +13,8 @@ from minillm.layers.build import LayerBuild
 from minillm.layers.moe import MixtureOfExperts
 from minillm.models.llama import LlamaMLP
 from minillm.models.weights import build_model
+from minillm.quantization.dense import choose_format
 from minillm.quantization.format import OneFormat
-from minillm.quantization.packed import choose_format
 from minillm.worker.platform import choose_kernels
 
 

@@ -10,7 +10,8 @@ from minillm.debug.views.table import Cells, Col, drawn, texts
 from minillm.engine.engine import Engine
 from minillm.layers.build import LayerBuild
 from minillm.model_config import ModelConfig
-from minillm.models.weights import build_model, checkpoint_targets
+from minillm.models.targets import checkpoint_targets
+from minillm.models.weights import build_model
 
 
 def differences(folder: Path) -> Drawing:

@@ -7,16 +7,16 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tiny import make_llama
+from tiny import make_model
 from workload import make_engine
 
 from minillm.kernels.cpu import kernels as cpu
 from minillm.kernels.torch.kernels import TorchKernels
 from minillm.layers.build import LayerBuild
 from minillm.layers.embedding import Embedding, LMHead
-from minillm.layers.linear import ColumnParallelLinear
-from minillm.quantization.format import DenseFormat, LinearFormat, OneFormat
-from minillm.quantization.packed import InterleavedFormat, OneDnnFormat, choose_format, packing_works
+from minillm.layers.linear import ColumnParallelLinear, Formatted
+from minillm.quantization.dense import DenseFormat, InterleavedFormat, OneDnnFormat, choose_format, packing_works
+from minillm.quantization.format import LinearFormat, OneFormat
 
 CPU = torch.device("cpu")
 NO_BATCH: Any = None
@@ -53,10 +53,9 @@ def test_packed_layers_compute_what_dense_ones_do(
     outputs = []
     for one in (DenseFormat(), format):
         layer = ColumnParallelLinear(K, [N], bias, LayerBuild(dtype, OneFormat(one)))
-        assert isinstance(layer.weight, torch.nn.Parameter)
-        layer.load(layer.weight, weight, 0)
-        if layer.bias is not None:
-            layer.load(layer.bias, b, 0)
+        layer.load("weight", weight, 0)
+        if bias:
+            layer.load("bias", b, 0)
         layer.process_weights_after_loading()
         outputs.append(layer(x, NO_BATCH))
     assert outputs[1].dtype == dtype
@@ -70,7 +69,7 @@ def test_packing_gives_the_plain_weight_up_unless_an_embedding_shares_it(
 ) -> None:
     format, dtype = chosen
     for tied in (True, False):
-        embedding = Embedding(33, 16, dtype)
+        embedding = Embedding(33, 16, LayerBuild(dtype))
         embedding.weight.data.normal_()
         head = LMHead(embedding, tied, LayerBuild(dtype, OneFormat(format)))
         head.weight.data.copy_(embedding.weight)
@@ -95,16 +94,23 @@ def test_the_choice_of_a_format() -> None:
 
 @pytest.mark.parametrize("tied", [True, False])
 @pytest.mark.parametrize("settings", [{}, {"kernels": "torch"}, {"pack_weights": False}], ids=str)
+@pytest.mark.parametrize("kind", ["llama", "mixtral"])
 def test_the_memory_plan_counts_the_weights_that_there_are(
-    tmp_path: Path, tied: bool, settings: dict[str, Any]
+    tmp_path: Path, kind: str, tied: bool, settings: dict[str, Any]
 ) -> None:
     """Every tensor that the loaded model holds, packed or not, is in the plan. (Sizes that packing need not pad.)"""
     sizes = {"vocab_size": 1024, "hidden_size": 64, "intermediate_size": 128, "num_attention_heads": 4}
-    make_llama(tmp_path, tie_word_embeddings=tied, **sizes)
+    make_model(tmp_path, kind, tie_word_embeddings=tied, **sizes)
     engine = make_engine(tmp_path, **settings)
     held = {p.data_ptr(): p.nbytes for p in engine.model.parameters()}
-    for module in engine.model.modules():
+    experts = [matrix for module in engine.model.modules() for matrix in getattr(module, "matrices", [])]
+    for module in (*engine.model.modules(), *experts):
         packed = getattr(module, "packed", None)
         if packed is not None:
             held[id(packed)] = packed.nbytes
+    assert len(held) > len(list(engine.model.parameters())) or not any(m.format.copies for m in formatted(engine.model))
     assert engine.memory.weights == pytest.approx(sum(held.values()), rel=0.001)
+
+
+def formatted(model: torch.nn.Module) -> list[Formatted]:
+    return [module for module in model.modules() if isinstance(module, Formatted)]
