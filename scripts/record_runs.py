@@ -26,25 +26,24 @@ def main() -> int:
 
 
 def check(numbers: list[str]) -> int:
-    """Say what is stale."""
-    found = {}
+    """Say what is stale, as soon as it is found."""
+    stale = []
     for number in numbers:
         try:
             difference = recorder.stale(number, recorder.counting(number))
         except recorder.Failed as failure:
             difference = str(failure)
         if difference:
-            found[number] = difference
-    for number, difference in found.items():
-        print(f"Lesson {number}: {difference}")
-    for path in recorder.left_over():
+            stale.append(number)
+            print(f"Lesson {number}: {difference}", flush=True)
+    gone = recorder.left_over()
+    for path in gone:
         print(f"{path}: there is no such lesson any more. Remove it: git rm {path}")
-    if found:
-        print(f"To record anew, on a quiet machine: {recorder.command(list(found))}")
-    if not found and not recorder.left_over():
+    if stale:
+        print(f"To record anew, on a quiet machine: {recorder.command(stale)}")
+    if not stale and not gone:
         print(f"What is recorded of {len(numbers)} lessons is what they print.")
-        return 0
-    return 1
+    return 1 if stale or gone else 0
 
 
 def record(numbers: list[str], again: bool, anyway: bool) -> int:

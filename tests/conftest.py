@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import hypothesis
 import pytest
+from fuzz import examples
 
 if TYPE_CHECKING:
     from tiny import Oracle
@@ -26,7 +27,9 @@ if threading.current_thread() is threading.main_thread():
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # The same examples in every run: a test that fails is then one that the last change broke.
-hypothesis.settings.register_profile("minillm", derandomize=True, deadline=None, print_blob=True)
+hypothesis.settings.register_profile(
+    "minillm", max_examples=examples(50), derandomize=True, deadline=None, print_blob=True
+)
 hypothesis.settings.load_profile("minillm")
 
 
@@ -45,7 +48,11 @@ def _same_random_numbers() -> None:
             torch.set_num_threads(1)
 
 
+@pytest.hookimpl(tryfirst=True)  # before -m chooses
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if hypothesis.is_hypothesis_test(getattr(item, "obj", None)):
+            item.add_marker("fuzz")
     marked = [item for item in items if item.get_closest_marker("gpu")]
     if not marked:
         return
@@ -55,6 +62,14 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         skip = pytest.mark.skip(reason="needs a CUDA device")
         for item in marked:
             item.add_marker(skip)
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    if config.option.markexpr == "not ci" and config.args_source is pytest.Config.ArgsSource.TESTPATHS:
+        terminalreporter.write_line(
+            "Left to CI (.ci/run): all but the first of each exercise's planted mistakes (pytest -m ci), "
+            "longer fuzzing (MINILLM_FUZZ=long pytest -m fuzz), the site in a browser"
+        )
 
 
 @pytest.fixture(scope="session")

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from fuzz import examples
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tiny import Oracle, edit_json, make_llama
@@ -340,7 +341,7 @@ def test_a_request_aborted_behind_the_streams_back_ends_the_stream(llm: LLM) -> 
 
 
 @given(data=st.data())
-@settings(max_examples=25)
+@settings(max_examples=examples(15))
 def test_any_interleaving_of_streams_gives_each_its_own_tokens(
     data: st.DataObject, shared: LLM, oracle: Oracle
 ) -> None:

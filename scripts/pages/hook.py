@@ -25,7 +25,7 @@ log = logging.getLogger("mkdocs.hooks.minillm")  # below mkdocs's own: with --st
 
 def made_files() -> dict[str, str]:
     """Every file of the site that is made, by its path in docs/."""
-    made = api.pages() | pictures.of_benchmarks()
+    made = api.pages() | pictures.of_pages()
     for number in lesson_files():
         if not runs.path_of(number).exists():
             log.warning(f"lesson {number} was never recorded; {COMMAND} {number} does that")

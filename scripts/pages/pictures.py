@@ -1,4 +1,4 @@
-"""Pictures that are drawn from measurements: those of a lesson's own, and those of the benchmarks.
+"""Pictures that are drawn from data: those of a lesson's own, those of the benchmarks, and the house (rooms.py).
 
 A lesson that has such pictures has a ``pictures.py`` in its folder: ``measure()`` gives what they are drawn from, plain
 data that is recorded with the lesson's run, and ``draw(data)`` gives the pictures by their file names. What benchmarks
@@ -10,7 +10,7 @@ import json
 from types import ModuleType
 from typing import Any
 
-from pages import runs
+from pages import rooms, runs
 from pages.clone import DOCS
 
 from minillm.bench.climb import Climbed
@@ -32,11 +32,13 @@ def of_lesson(number: str) -> dict[str, str]:
     return {f"img/{name}": svg for name, svg in drawn.items()}
 
 
-def of_benchmarks() -> dict[str, str]:
+def of_pages() -> dict[str, str]:
+    """Pictures of pages that are no lesson's, by their paths in docs/."""
     ladder, prefix = (json.loads((DOCS / "data" / f"{name}.json").read_text("utf-8")) for name in ("ladder", "prefix"))
     climbed = [Climbed(**row) for row in ladder["results"]]
     points = [CurvePoint(**row) for row in prefix["curve"]]
-    return {"img/ladder.svg": ladder_svg(climbed, ladder["title"]), "img/prefix_curve.svg": curve_svg(points)}
+    measured = {"ladder": ladder_svg(climbed, ladder["title"]), "prefix_curve": curve_svg(points)}
+    return {f"img/{name}.svg": svg for name, svg in {**measured, "rooms": rooms.picture()}.items()}
 
 
 def _module(number: str) -> ModuleType | None:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from fuzz import examples
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from paged import INTERPRETED, all_kernels, make_batch, make_cache, make_shape, shuffled_pages
@@ -87,7 +88,7 @@ _lengths = st.integers(1, 70).flatmap(
     spare=st.integers(0, 2),
     seed=st.integers(0, 1000),
 )
-@settings(max_examples=25 if INTERPRETED else 60)
+@settings(max_examples=examples(15 if INTERPRETED else 30))
 def test_any_step_of_any_model_is_naive_attention(
     name: str, lengths: list[tuple[int, int]], page_size: int, heads: tuple[int, int], D: int,
     windows: list[int | None], scale: float | None, spare: int, seed: int,

@@ -79,7 +79,16 @@ def test_every_task_has_mistakes_and_an_engine_test(task: Task) -> None:
     assert any("the_engine" in name for name in tests)
 
 
-@pytest.mark.parametrize("mistake", MISTAKES, ids=lambda mistake: f"{mistake.task}-{mistake.name}")
+def planted() -> Iterator[Any]:
+    """Every mistake; all but the first of each exercise are left to CI."""
+    seen = set()
+    for mistake in MISTAKES:
+        marks = [pytest.mark.ci] if mistake.task in seen else []
+        seen.add(mistake.task)
+        yield pytest.param(mistake, id=f"{mistake.task}-{mistake.name}", marks=marks)
+
+
+@pytest.mark.parametrize("mistake", list(planted()))
 def test_a_planted_mistake_is_caught(mistake: Mistake, oracle: Oracle, record_property: Any) -> None:
     task = tasks()[mistake.task]
     reference = definition(task)

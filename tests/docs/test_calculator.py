@@ -2,6 +2,7 @@
 
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from minillm.kvcache.storage import KVSpec
 from minillm.layers.build import LayerBuild
 from minillm.model_config import ModelConfig
 from minillm.models.weights import build_model
+from minillm.setup import Setup
 from minillm.worker.device import DeviceMemory, show_bytes
 from minillm.worker.memory import most_that_fits
 
@@ -115,7 +117,8 @@ def test_it_agrees_with_the_engine(form: Browser, case: dict[str, Any]) -> None:
     model_config, dtype = as_config(fields), getattr(torch, fields["dtype"])
     model = build_model(model_config, LayerBuild(dtype))
     size = int(float(fields["memory"]) * 2**30)
-    plan = most_that_fits(config, model_config, model, dtype, DeviceMemory(torch.device("cuda"), size, size))
+    setup = replace(Setup.of(config, model_config, folder=ASSETS), dtype=dtype)
+    plan = most_that_fits(setup, model, DeviceMemory(torch.device("cuda"), size, size))
     said = met_by_a_token(model, sum(p.numel() for p in model.parameters()))
     met = {"met": said[0][-1]} if said else {}
     assert shown["rows"] | {"usual": ""} == {
@@ -129,11 +132,11 @@ def test_it_agrees_with_the_engine(form: Browser, case: dict[str, Any]) -> None:
         "left": show_bytes(plan.left),
         "pages": f"{plan.num_pages:,}",
         "tokens": f"{plan.cached_tokens:,}",
-        "longest": f"{longest(config, plan):,}",
+        "longest": f"{longest(setup, plan):,}",
         "usual": "",
     }
     assert f"= {plan.page_bytes:,} bytes" in shown["how"]["page"]
-    assert shown["verdict"].split(".")[0] == verdict(config, plan, cpu=False).split(".")[0] or plan.left > 0
+    assert shown["verdict"].split(".")[0] == verdict(setup, plan, cpu=False).split(".")[0] or plan.left > 0
     assert (plan.left < 0) == shown["verdict"].startswith("It does not fit")
 
 

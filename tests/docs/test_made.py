@@ -24,7 +24,7 @@ def test_no_made_page_or_picture_is_kept() -> None:
     listed = subprocess.run(["git", "ls-files", "docs"], cwd=ROOT, capture_output=True, text=True)
     if listed.returncode:
         pytest.skip("this is no clone")
-    made = set(api.pages()) | set(pictures.of_benchmarks())
+    made = set(api.pages()) | set(pictures.of_pages())
     for number in LESSONS:
         made |= set(runs.pictures(number)) | set(pictures.of_lesson(number))
     assert len(made) > len(LESSONS)
@@ -98,7 +98,7 @@ def words_of(svg: str) -> str:
 
 def test_no_picture_asks_for_anything_from_elsewhere() -> None:
     made = {path.name: path.read_text(encoding="utf-8") for path in (DOCS / "img").rglob("*.svg")}
-    made |= pictures.of_benchmarks()
+    made |= pictures.of_pages()
     for number in LESSONS:
         made |= runs.pictures(number) | pictures.of_lesson(number)
     for name, text in made.items():
@@ -107,7 +107,7 @@ def test_no_picture_asks_for_anything_from_elsewhere() -> None:
 
 
 def test_pictures_that_pages_show_are_there() -> None:
-    made = set(pictures.of_benchmarks()) | {path for number in LESSONS for path in pictures.of_lesson(number)}
+    made = set(pictures.of_pages()) | {path for number in LESSONS for path in pictures.of_lesson(number)}
     kept = {f"img/{path.name}" for path in (DOCS / "img").glob("*.svg")}
     shown = {path for text in PAGES.values() for path in re.findall(r"\]\((?:\.\./)?(img/[^)]*\.svg)\)", text)}
     assert shown <= made | kept and made <= shown and not made & kept

@@ -11,7 +11,7 @@ from pages.clone import DOCS, lesson_files  # noqa: E402
 
 
 def test_every_made_file_is_in_the_site_and_nowhere_else(site: Path) -> None:
-    made = pictures.of_benchmarks()
+    made = pictures.of_pages()
     for number in lesson_files():
         made |= runs.pictures(number) | pictures.of_lesson(number)
     for path, text in made.items():

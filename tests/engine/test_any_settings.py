@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 import torch
+from fuzz import examples
 from hypothesis import HealthCheck, event, given, settings
 from strategies import MAX_MODEL_LEN, scenarios
 from tiny import Oracle, hf_logits
@@ -68,7 +69,7 @@ def logprobs_are_right(job: Job, output: CompletionOutput, alone: Alone) -> None
 
 
 @given(scenario=scenarios())
-@settings(max_examples=80, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
+@settings(max_examples=examples(40), suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
 def test_any_settings_give_the_tokens_that_each_request_gets_alone(scenario: Scenario, alone: Alone) -> None:
     workload, chosen = scenario
     engine = make_engine(alone.oracle.folder, **chosen)
@@ -82,7 +83,7 @@ def test_any_settings_give_the_tokens_that_each_request_gets_alone(scenario: Sce
 
 
 @given(scenario=scenarios(aborts=True))
-@settings(max_examples=80, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
+@settings(max_examples=examples(40), suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
 def test_aborts_at_any_step_lose_nothing_and_change_no_other_request(scenario: Scenario, alone: Alone) -> None:
     workload, chosen = scenario
     engine = make_engine(alone.oracle.folder, **chosen)

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import torch
+from fuzz import examples
 from hypothesis import HealthCheck, given, settings
 from safetensors.torch import load_file, save_file
 from strategies import MAX_MODEL_LEN, scenarios
@@ -176,7 +177,7 @@ def test_with_prefixes_found_in_the_cache(variant: str) -> None:
 
 @every_kind
 @given(scenario=scenarios())
-@settings(max_examples=8, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
+@settings(max_examples=examples(4), suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
 def test_any_settings_give_the_tokens_that_each_request_gets_alone(kind: str, scenario: Any) -> None:
     alone = at_home(kind)
     workload, chosen = scenario

@@ -62,6 +62,12 @@ class Editor(Client):
         output, _ = self.terminal.communicate(timeout=TIMEOUT)
         return code, output
 
+    def stop_it(self) -> None:
+        """Shift+F5: the program is gone, wherever it stood."""
+        self.ask("disconnect", terminateDebuggee=True)
+        assert self.terminal
+        self.terminal.communicate(timeout=TIMEOUT)
+
     def child(self) -> "Child":
         """Wait until the program starts another Python, which debugpy follows: VS Code opens a session for it too."""
         return Child(self.event("debugpyAttach")["body"])
