@@ -346,11 +346,11 @@ def test_a_parameter_that_is_elsewhere(folder: Path) -> None:
 
 
 def test_a_mask_that_lets_tokens_see_ahead(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from minillm.attention import reference
+    from minillm.attention import gather
 
-    real = reference.scaled_dot_product_attention
+    real = gather.scaled_dot_product_attention
     monkeypatch.setattr(
-        reference, "scaled_dot_product_attention", lambda *args, is_causal=False, **options: real(*args, **options)
+        gather, "scaled_dot_product_attention", lambda *args, is_causal=False, **options: real(*args, **options)
     )
     findings = found(folder, load=True)
     assert findings["causal mask"].level == "wrong"

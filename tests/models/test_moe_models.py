@@ -2,6 +2,7 @@
 checkpoint."""
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from minillm.layers.moe import MixtureOfExperts
 from minillm.model_config import ModelConfig
 from minillm.models.targets import checkpoint_targets
 from minillm.models.weights import build_model
+from minillm.setup import Setup
 from minillm.worker.estimate import activation_bytes, weight_bytes
 
 MIXTRAL: dict[str, dict[str, Any]] = {
@@ -227,12 +229,13 @@ def test_the_memory_plan_counts_every_expert(kind: str, plain: dict[str, tuple[P
     config = ModelConfig.from_folder(folder)
     model = build_model(config, LayerBuild())
     assert weight_bytes(model) == hf.num_parameters() * 4 == sum(p.nbytes for p in hf.parameters())
-    engine_config = EngineConfig(max_num_batched_tokens=1000, max_num_seqs=1, max_model_len=1000)
+    asked = EngineConfig(model=str(folder), device="cpu", dtype="float32", max_num_batched_tokens=1000, max_num_seqs=1)
+    setup = replace(Setup.of(asked), max_model_len=1000)
     experts, inner = (5, 36) if kind == "mixtral" else (7, 20)
     wide = 2 * 3 * 48 + 3 * inner + 48 + 2 * experts  # of 3 experts a token: see MixtureOfExperts.numbers_per_token
     assert wide > 3 * config.intermediate_size
     layer = 1000 * (5 * 48 + wide) * 4
-    got = activation_bytes(engine_config, config, model, torch.float32)
+    got = activation_bytes(setup, model)
     small = 2**18 + 1000 * (2 * 2 * config.head_dim * 4 + 3 * 8) + 10 * config.vocab_size
     assert got == layer + small, (
         "the rest: tables by position, what the batch says of each token, what a seat may ask for"
