@@ -70,12 +70,17 @@ class Setup:
     @property
     def num_heads(self) -> int:
         """Query heads of this rank."""
-        return self.group.heads_of(self.model_config.num_attention_heads, self.model_config.num_key_value_heads)[0]
+        return self._heads[0]
 
     @property
     def num_kv_heads(self) -> int:
         """Key/value heads of this rank; where there are more ranks than heads, some ranks hold the same one."""
-        return self.group.heads_of(self.model_config.num_attention_heads, self.model_config.num_key_value_heads)[1]
+        return self._heads[1]
+
+    @property
+    def _heads(self) -> tuple[int, int]:
+        c = self.model_config
+        return self.group.heads_of(c.num_attention_heads, c.num_key_value_heads)
 
     @property
     def step_tokens(self) -> int:

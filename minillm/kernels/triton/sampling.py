@@ -22,11 +22,11 @@ def _blocks(logits, temperature, tops, sums, likeliest, V, BLOCKS, BLOCK: tl.con
     let_next_start(EARLY)
     row, block = tl.program_id(0), tl.program_id(1)
     column = block * BLOCK + tl.arange(0, BLOCK)
-    heat = tl.load(temperature + row)
+    temp = tl.load(temperature + row)
     wait_for_last(EARLY)
     x = tl.load(logits + row.to(tl.int64) * V + column, mask=column < V, other=float("-inf")).to(tl.float32)
     top, at = tl.max(x, axis=0, return_indices=True, return_indices_tie_break_left=True)
-    scaled = (x - top) / tl.where(heat > 0, heat, 1.0)
+    scaled = (x - top) / tl.where(temp > 0, temp, 1.0)
     total = tl.sum(tl.where(x == float("-inf"), 0.0, tl.exp(scaled)), axis=0)
     tl.store(tops + row * BLOCKS + block, top)
     tl.store(sums + row * BLOCKS + block, total)
@@ -43,8 +43,8 @@ def _choose(
     row = tl.program_id(0)
     block = tl.arange(0, MANY)
     inside = block < BLOCKS
-    heat = tl.load(temperature + row)
-    scale = tl.where(heat > 0, heat, 1.0)
+    temp = tl.load(temperature + row)
+    scale = tl.where(temp > 0, temp, 1.0)
     wait_for_last(EARLY)
     top = tl.load(tops + row * BLOCKS + block, mask=inside, other=float("-inf"))
     highest = tl.max(top, axis=0)
@@ -63,7 +63,7 @@ def _choose(
     drawn = chosen * BLOCK + tl.minimum(tl.sum(passed.to(tl.int32), axis=0), last_one)
     first = tl.min(tl.where(top == highest, block, MANY), axis=0)  # greedy: the first of the likeliest
     greedy = tl.load(likeliest + row * BLOCKS + first)
-    token = tl.where(heat > 0, drawn, greedy).to(tl.int64)
+    token = tl.where(temp > 0, drawn, greedy).to(tl.int64)
     tl.store(out + row, token)
     if KEEP:
         tl.store(last_tokens + tl.load(seats + row), token)
