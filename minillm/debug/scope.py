@@ -82,6 +82,6 @@ def _tokenizer_of(value: Any, scheduler: Scheduler) -> Any:
     if not isinstance(own, dict):
         return None
     for names in (own, getattr(own.get("engine"), "__dict__", {})):
-        if names.get("scheduler") is scheduler:
+        if getattr(names.get("core"), "scheduler", None) is scheduler:
             return names.get("tokenizer")
     return None

@@ -9,6 +9,7 @@ import re
 from typing import Any
 
 from rich.console import Console
+from rich.style import Style
 from rich.terminal_theme import TerminalTheme
 from rich.text import Text
 
@@ -64,20 +65,27 @@ def plain(line: Line) -> str:
 
 
 def spans(text: Text) -> Line:
-    """A line of rich's as data, without spaces at its end."""
+    """A line of rich's as data: spaces have no style unless it shows, and there are none at the line's end."""
     text = text.copy()
     text.rstrip()
     line: Line = []
     for segment in text.render(terminal()):
-        style = str(segment.style or "none")
-        last = line[-1] if line else None
-        if style == "none" and isinstance(last, str):
-            line[-1] = last + segment.text
-        elif isinstance(last, list) and last[0] == style:
-            last[1] += segment.text
-        elif segment.text:
-            line.append(segment.text if style == "none" else [style, segment.text])
+        style = segment.style or Style.null()
+        shows = style.bgcolor or style.reverse or style.underline or style.strike
+        for part in [segment.text] if shows else re.split(r"(^ +| +$)", segment.text):
+            _append(line, part, str(style) if shows or part.strip() else "none")
     return line
+
+
+def _append(line: Line, text: str, style: str) -> None:
+    """One more piece of a line; what has the style of the last one joins it."""
+    last = line[-1] if line else None
+    if style == "none" and isinstance(last, str):
+        line[-1] = last + text
+    elif isinstance(last, list) and last[0] == style:
+        last[1] += text
+    elif text:
+        line.append(text if style == "none" else [style, text])
 
 
 def _as_rich(span: Span) -> str | tuple[str, str]:

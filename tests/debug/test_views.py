@@ -505,6 +505,7 @@ def test_step_times_grow_or_stay() -> None:
 
 
 def test_units() -> None:
+    assert [number(x) for x in (999.4, 999.6, -999.6)] == ["999", "1,000", "-1,000"]
     assert [number(x) for x in (3, 1234, 2.0, 0.00123, 1234.5, 3.14159)] == [
         "3",
         "1,234",

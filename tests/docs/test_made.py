@@ -12,8 +12,9 @@ sys.path.append(str(ROOT / "scripts"))
 
 from pages import api, exercises, glossary, marks, nav, pictures, probes, runs  # noqa: E402
 from pages.clone import DOCS, lesson_files  # noqa: E402
-from pages.picture import draw  # noqa: E402
+from pages.picture import draw, spans  # noqa: E402
 from pages.words import code  # noqa: E402
+from rich.text import Text  # noqa: E402
 
 LESSONS = list(lesson_files())
 PAGES = {path.relative_to(DOCS).as_posix(): path.read_text(encoding="utf-8") for path in sorted(DOCS.rglob("*.md"))}
@@ -117,6 +118,15 @@ def test_a_line_is_drawn_in_its_styles() -> None:
     svg = draw([["plain ", ["bold #56b4e9", "a < b"]], [], [["#000000 on #f0e442", "new"]]])
     assert "fill: #56b4e9;font-weight: bold" in svg and "a&#160;&lt;&#160;b" in svg
     assert '<rect fill="#f0e442" x="0"' in svg and 'viewBox="-14 -14 1126.0 101.2"' in svg
+
+
+def test_a_line_of_richs_is_kept_as_it_looks() -> None:
+    """Spaces go without a style, unless one could see it."""
+    text = Text.assemble(
+        "a ", (" b ", "bold"), ("  ", "dim"), ("c", "bold"), ("  ", "on #17503f"), (" d ", "dim"), "  "
+    )
+    assert spans(text) == ["a  ", ["bold", "b"], "   ", ["bold", "c"], ["on #17503f", "  "], " ", ["dim", "d"]]
+    assert spans(Text("  ")) == []
 
 
 def test_every_lessons_probes_are_in_its_chapter() -> None:

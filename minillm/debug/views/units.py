@@ -8,7 +8,7 @@ def number(value: float) -> str:
     """``12,345``, ``3.14``, ``0.00123``; whole numbers whole."""
     if isinstance(value, int) or (math.isfinite(value) and value == int(value) and abs(value) < 1e6):
         return f"{int(value):,}"
-    return f"{value:,.0f}" if math.isfinite(value) and abs(value) >= 1000 else f"{value:.3g}"
+    return f"{value:,.0f}" if math.isfinite(value) and abs(value) >= 999.5 else f"{value:.3g}"
 
 
 def amount(value: float, unit: str = "") -> str:
