@@ -48,6 +48,7 @@ def _beside(yours: str, engines: str, task: Task, width: int) -> RenderableType:
 
 def first_difference(task: Task) -> str:
     """Run one small workload on the engine's own functions, then with the learner's, and compare fact by fact."""
+    # Here: the two pieces of code are on the screen while torch loads.
     from minillm.learn.trace import Differs, Fact, Trace, compare
     from minillm.learn.workload import TIGHT, add_requests, make_engine
 

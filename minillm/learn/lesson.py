@@ -52,7 +52,7 @@ class Lesson:
         """Run the lesson's function, its breakpoints armed; end the program with a status and never a traceback."""
         sys.excepthook = self._hook_before
         try:
-            from minillm.debug.timeline import kept
+            from minillm.debug.timeline import kept  # here, and so below: the header does not wait for torch
 
             with self._armed, kept(self.options.record, self.options.timeline), self._mine(), self._quiz():
                 main()
@@ -87,7 +87,7 @@ class Lesson:
         told = self.options
         if not (told.break_at or told.break_when or told.log):
             return nullcontext()
-        from minillm.debug.stops import arm
+        from minillm.debug.stops import arm  # here: few ask for it
 
         try:
             return arm(told.break_at, told.break_when, told.log)
@@ -98,7 +98,7 @@ class Lesson:
         """With --mine: the learner's functions, for as long as the lesson runs."""
         if not self.options.mine:
             return nullcontext()
-        from minillm.learn.swap import lesson_on_mine
+        from minillm.learn.swap import lesson_on_mine  # here: few ask for it
 
         return lesson_on_mine(f"{self.number:02}", self.say)
 
@@ -106,13 +106,13 @@ class Lesson:
         """With --quiz: questions while the lesson runs."""
         if not self.options.quiz:
             return nullcontext()
-        from minillm.learn.quiz import quiz
+        from minillm.learn.quiz import quiz  # here: few ask for it
 
         return quiz(self.number, self.console)
 
     def llm(self, **settings: Any) -> Any:
         """The engine with these settings, on the model that the reader chose. Says what it makes."""
-        from minillm import LLM
+        from minillm import LLM  # here: it loads torch
 
         given = {name: value for name, value in settings.items() if value is not None}
         shown = ", ".join([repr(self.options.model), *(f"{name}={value!r}" for name, value in given.items())])
@@ -121,13 +121,13 @@ class Lesson:
 
     def quiet_llm(self, **settings: Any) -> Any:
         """The same without saying so: for a comparison on the side."""
-        from minillm import LLM
+        from minillm import LLM  # here: it loads torch
 
         return LLM(self.options.model, **{**self._defaults(), **settings})
 
     def _defaults(self) -> dict[str, Any]:
         """Settings that keep off what later lessons turn on; and a part of the GPU, for lessons compare engines."""
-        import torch
+        import torch  # here: it takes a second
 
         share = {"gpu_memory_utilization": GPU_SHARE} if torch.cuda.is_available() else {}
         later = [place for number, place in places().items() if number > self.number]

@@ -56,6 +56,7 @@ def _not_right(error: Exception, asked: list[Task], tasks: list[Task]) -> str:
 
 def _serve(max_tokens: int, task: Task) -> tuple[float, list[list[int]]]:
     """Seconds for the workload, and the tokens of each request."""
+    # Here: what is raced is on the screen while torch loads.
     from minillm.learn.workload import ROOMY, add_requests, make_engine
 
     with plain_kernels():

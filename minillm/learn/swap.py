@@ -106,7 +106,7 @@ def swapped(functions: dict[str, Any]) -> Iterator[None]:
 @contextmanager
 def plain_kernels() -> Iterator[None]:
     """Inside, kernels="auto" means torch's; attention_backend="auto" then means the reference."""
-    from minillm.worker.platform import choose_kernels
+    from minillm.worker.platform import choose_kernels  # here: a name of this module would be exchanged, too
 
     def choose_plain(name: str, device: Any, dtype: Any) -> Any:
         return choose_kernels("torch" if name == "auto" else name, device, dtype)

@@ -153,7 +153,7 @@ def test_an_error_in_the_learners_function_has_its_line(learn: Learn, my: Path) 
 def test_diff_shows_both_names_the_place_and_notes_the_peek(learn: Learn, my: Path) -> None:
     solve(my, "03", **{"3_4": ("positions % page_size", "0")})
     text = clean(learn("diff", "3.4"))
-    assert "yours" in text and "the engine's own, minillm/worker/runner.py" in text
+    assert "yours" in text and "the engine's own, minillm/worker/page_table.py" in text
     assert "step 1, request 0, position 1: the slot of a token" in text
     assert "page 0 slot 0 (slot 0 of the cache)" in text and "page 0 slot 1 (slot 1 of the cache)" in text
     assert "peeked" in clean(learn())

@@ -46,6 +46,7 @@ def the_kernel(lesson: Lesson, query: Query) -> Tensor | None:
 
 def step_by_step(lesson: Lesson, query: Query) -> Tensor:
     """``[1, H * D]``, from the interpreted kernel, with the lines of its first program, and all splits' parts."""
+    # Here: whether Triton's kernels are interpreted is settled when they are imported.
     from minillm.attention.triton import TritonAttention
     from minillm.kernels.triton import attention as triton_attention
 

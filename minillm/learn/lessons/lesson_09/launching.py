@@ -26,7 +26,7 @@ def launched(eager: Engine, one: Engine, prompt_ids: list[int]) -> list[str]:
     it, on a GPU torch's profiler."""
     if eager.device.type != "cuda":
         return [call_name(call[0]) for call in one.runner.graphs.recorded[1].graph.calls]  # type: ignore[union-attr]
-    from torch.profiler import ProfilerActivity, profile
+    from torch.profiler import ProfilerActivity, profile  # here: only a GPU's launches need it
 
     ask(eager, prompt_ids, 8)
     for _ in range(4):

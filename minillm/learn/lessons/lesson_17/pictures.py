@@ -10,7 +10,7 @@ from minillm.debug.views.expert_svg import heat_map_svg
 
 def measure() -> dict[str, Any]:
     """How often each expert is chosen, ``[L, E]``, for the texts of the lesson."""
-    from minillm import LLM, SamplingParams
+    from minillm import LLM, SamplingParams  # here: who only draws needs no torch
     from minillm.debug.experts import ExpertTracker
     from minillm.learn.example import PROGRAM, QUESTION, TALK, conversation
 

@@ -30,7 +30,7 @@ SIZES: dict[str, Any] = {
 
 def write_checkpoint(folder: Path, tokenizer_of: str = "nano-llama") -> None:
     """Write the checkpoint to ``folder``, with another model's tokenizer. Its random numbers are always the same."""
-    import transformers
+    import transformers  # here: it takes long, and who only forgets an architecture needs none
 
     if not hasattr(transformers, "NanoChatConfig"):
         raise ValueError(
