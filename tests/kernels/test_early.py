@@ -29,7 +29,7 @@ def test_starting_early_changes_nothing(
 
     early = runs()
     for name in MODULES:
-        monkeypatch.setattr(f"minillm.kernels.triton_{name}.how", lambda device: {"EARLY": False})
+        monkeypatch.setattr(f"minillm.kernels.triton.{name}.how", lambda device: {"EARLY": False})
     for (tokens, logits), (tokens_in_turn, logits_in_turn) in zip(early, runs()):
         assert tokens == tokens_in_turn
         assert all(map(torch.equal, logits, logits_in_turn))
