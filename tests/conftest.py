@@ -53,6 +53,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if hypothesis.is_hypothesis_test(getattr(item, "obj", None)):
             item.add_marker("fuzz")
+        if "browser" in getattr(item, "fixturenames", ()) and "MINILLM_SITE" not in os.environ:
+            item.add_marker("ci")  # which has built the site by then, and says where it lies
     marked = [item for item in items if item.get_closest_marker("gpu")]
     if not marked:
         return

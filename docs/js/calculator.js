@@ -123,7 +123,7 @@ function labelOf(field) {
   return field.closest("label").firstChild.textContent.trim();
 }
 
-// A size for people, as minillm.engine.memory.show_bytes writes it: exact halves go to the even digit, as in Python.
+// A size for people, as minillm.worker.device.show_bytes writes it: exact halves go to the even digit, as in Python.
 function showBytes(count) {
   const [unit, name, digits] = Math.abs(count) >= 2 ** 27 ? [2 ** 30, "GiB", 2] : Math.abs(count) >= 2 ** 20 ? [2 ** 20, "MiB", 1] : [2 ** 10, "KiB", 1];
   const ten = 10n ** BigInt(digits), scaled = BigInt(Math.abs(count)) * ten, whole = BigInt(unit);
