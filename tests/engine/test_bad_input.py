@@ -140,7 +140,7 @@ def test_sampling_parameters_at_the_edges_work(oracle: Oracle, settings: dict[st
         ({"gpu_memory_utilization": float("nan")}, r"gpu_memory_utilization is nan"),
         ({"dtype": "int8"}, r"dtype is 'int8'; it must be one of auto, float32, bfloat16, float16"),
         ({"batching": "dynamic"}, r"batching is 'dynamic'; it must be one of continuous, static"),
-        ({"attention_backend": "magic"}, r"attention_backend is 'magic'; it must be one of auto, reference"),
+        ({"attention_backend": "magic"}, r"attention_backend is 'magic'; it must be one of auto, naive, reference"),
         ({"kernels": "magic"}, r"kernels is 'magic'; it must be one of auto, torch, cpu"),
         ({"reuse_kv": False, "max_num_batched_tokens": 100, "max_model_len": 101},
          r"max_num_batched_tokens is 100, but with reuse_kv=False .* max_model_len=101 .*raise the one or lower"),

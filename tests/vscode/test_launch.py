@@ -115,7 +115,8 @@ def test_other_probes_and_a_condition_can_be_chosen(press_f5: Callable[..., Edit
     editor = press_f5("Engine: generate", probesOfBirth="model.embed,kv.a*", condition=when)
     stop = editor.stopped()
     check_stop(stop, "model.embed")
-    assert [frame["name"] for frame in stop.frames[:4]] == ["forward", "start", "launch", "execute"]
+    called = [frame["name"] for frame in stop.frames[:6]]  # model, runner, runner, worker, executor, executor
+    assert called == ["forward", "start", "launch", "launch", "launch", "execute"]
     assert all(Path(frame["source"]["path"]).is_relative_to(ROOT / "minillm") for frame in stop.frames[:5])
     editor.ask("stepIn", threadId=stop.thread)
     stepped = editor.stopped()
