@@ -4,12 +4,14 @@ import json
 import math
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import tokenizers
 import torch
 from torch import Tensor
-from transformers import AutoConfig, AutoModelForCausalLM, LlamaForCausalLM, PreTrainedModel
+
+if TYPE_CHECKING:
+    from transformers import LlamaForCausalLM, PreTrainedModel
 
 # Sizes that share no factor they need not share: 6 heads over 2, head_dim that is not hidden / heads, an odd
 # vocabulary.
@@ -66,7 +68,7 @@ CHAT_TEMPLATE = (
 
 def make_llama(
     folder: Path, seed: int = 0, max_shard_size: str | None = None, dtype: torch.dtype = torch.float32, **overrides: Any
-) -> LlamaForCausalLM:
+) -> "LlamaForCausalLM":
     """Write a random Llama with a tokenizer to ``folder``; the Hugging Face model that was written."""
     return make_model(folder, "llama", seed, max_shard_size, dtype, **overrides)
 
@@ -85,6 +87,11 @@ def make_model(
     """
     torch.manual_seed(seed)
     fields = {**LLAMA, **ARCHITECTURES[kind], **overrides}
+    from transformers import (  # here: they take longer to load than a checkpoint's tests
+        AutoConfig,
+        AutoModelForCausalLM,
+    )
+
     config = AutoConfig.for_model(kind, **{name: value for name, value in fields.items() if value is not UNKNOWN})
     model = AutoModelForCausalLM.from_config(config).eval()
     randomize(model)
@@ -95,7 +102,7 @@ def make_model(
 
 
 @torch.no_grad()
-def randomize(model: PreTrainedModel) -> None:
+def randomize(model: "PreTrainedModel") -> None:
     """Numbers with which every part of the model matters."""
     for name, parameter in model.named_parameters():
         # Norms of exactly one and biases of zero would hide mistakes. The sizes of the others are such that
@@ -160,13 +167,13 @@ def edit_json(path: Path, **changes: Any) -> None:
 
 
 @torch.no_grad()
-def hf_logits(model: LlamaForCausalLM, ids: list[int]) -> Tensor:
+def hf_logits(model: "LlamaForCausalLM", ids: list[int]) -> Tensor:
     """``[len(ids), V]``: after each token, the logits of the next."""
     return model(torch.tensor([ids])).logits[0].float()
 
 
 @torch.no_grad()
-def hf_greedy(model: LlamaForCausalLM, prompt: list[int], count: int, stop: tuple[int, ...] = ()) -> list[int]:
+def hf_greedy(model: "LlamaForCausalLM", prompt: list[int], count: int, stop: tuple[int, ...] = ()) -> list[int]:
     """The next greedy tokens: ``count`` of them, or up to and with the first of ``stop``."""
     ids = list(prompt)
     past = None
@@ -182,7 +189,7 @@ class Oracle:
     """A checkpoint and the Hugging Face model that it was written from."""
 
     folder: Path
-    model: LlamaForCausalLM
+    model: "LlamaForCausalLM"
     _greedy: dict[Any, list[int]] = field(default_factory=dict)
 
     def greedy(self, prompt: list[int], count: int, stop: tuple[int, ...] = ()) -> list[int]:

@@ -4,12 +4,11 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from tiny import Oracle, hf_logits
 from torch import Tensor
-from transformers import LlamaForCausalLM
 
 from minillm.config import EngineConfig
 from minillm.engine.engine import Engine
@@ -19,6 +18,9 @@ from minillm.sampling.sampler import SamplingBatch, sample
 from minillm.scheduler.plan import StepPlan
 from minillm.text.detokenizer import INCOMPLETE
 from minillm.text.tokenizer import Tokenizer
+
+if TYPE_CHECKING:
+    from transformers import LlamaForCausalLM
 
 LOGITS_TOLERANCE = 1e-4  # how far ours may be from Hugging Face's
 EOS = 1  # the tiny checkpoints' end token
@@ -233,7 +235,7 @@ def edited_by_hand(logits: Tensor, job: Job, answer: list[int]) -> Tensor:
 
 
 @torch.no_grad()
-def greedy_by_hand(model: LlamaForCausalLM, job: Job) -> list[int]:
+def greedy_by_hand(model: "LlamaForCausalLM", job: Job) -> list[int]:
     """The job's greedy tokens from Hugging Face's logits, edited by hand."""
     answer: list[int] = []
     past = None

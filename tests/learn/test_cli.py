@@ -11,6 +11,10 @@ from pathlib import Path
 
 import pytest
 
+from minillm.debug.views.theme import make_console
+from minillm.learn.diff import diff, first_difference
+from minillm.learn.mine import MineError
+from minillm.learn.race import race
 from minillm.learn.registry import lesson_tasks, task, tasks
 from minillm.learn.source import definition
 from minillm.learn.stub import exercise, is_stub
@@ -158,9 +162,9 @@ def test_diff_shows_both_names_the_place_and_notes_the_peek(learn: Learn, my: Pa
     assert "page 0 slot 0 (slot 0 of the cache)" in text and "page 0 slot 1 (slot 1 of the cache)" in text
     assert "peeked" in clean(learn())
     assert json.loads((my / "progress.json").read_text())["tasks"]["3.4"]["peeked"]
-    assert "exercise 3.1 is still to be written" in clean(learn("diff", "3.1"))
+    assert "exercise 3.1 is still to be written" in first_difference(task("3.1"))
     (my / "progress.json").write_text(json.dumps({"tasks": {"3.4": {"done": "now"}}}))
-    clean(learn("diff", "3.4"))
+    diff(task("3.4"), make_console(plain=True))
     assert "peeked" not in json.loads((my / "progress.json").read_text())["tasks"]["3.4"]  # it was done before
 
 
@@ -173,7 +177,8 @@ def test_race_compares_tokens_and_speed(learn: Learn, my: Path) -> None:
     solve(my, "03", **{"3_4": ("positions % page_size", "0")})
     assert re.search(r"Other tokens: request \d's answer differs", clean(learn("race", "3.4"), 1))
     solve(my, "03", **{"3_4": ("return pages * page_size + positions % page_size", "return pages[:1]")})
-    assert "error: your 3.4 is not right yet: python -m minillm learn check 3.4\n" in clean(learn("race", "3.4"), 2)
+    with pytest.raises(MineError, match=r"^your 3\.4 is not right yet: python -m minillm learn check 3\.4\n"):
+        race([task("3.4")], make_console(plain=True))
 
 
 def test_reset(learn: Learn, my: Path) -> None:

@@ -14,7 +14,7 @@ from minillm.debug.launch import read_jsonc
 from minillm.learn.registry import lesson, lessons
 
 ROOT = Path(__file__).resolve().parents[2]
-FILES = ("__init__.py", "learner.py", "mistakes.yaml", "moments.py", "questions.yaml", "tasks.yaml")
+FILES = ("__init__.py", "learner.py", "mistakes.yaml", "moments.py", "questions.yaml", "run.json", "tasks.yaml")
 FOUND = {  # by its number: what a lesson has beside its folder
     "script": "lessons/[0-9][0-9]_*.py",
     "checkpoint": "tests/checkpoints/test_[0-9][0-9]_*.py",
