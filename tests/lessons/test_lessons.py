@@ -99,6 +99,7 @@ def meets_its_probes(lesson: int, reached: set[str]) -> None:
     assert not early, "this lesson comes by, the catalogue names a later one"
 
 
+@pytest.mark.ci
 @each_lesson
 def test_other_widths_questions_and_log_points(lesson: Path, run: Callable[..., Done]) -> None:
     """A pipe that is no terminal, wide; a question of one's own; a line for each page that is taken."""
