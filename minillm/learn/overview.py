@@ -1,5 +1,6 @@
 """What the learner sees between the exercises: the list with what is next, a started file, a hint."""
 
+import importlib.util
 from pathlib import Path
 
 from rich.console import Console
@@ -62,6 +63,10 @@ def started(number: str, path: Path, new: bool, console: Console) -> None:
         for task in chosen:
             console.print(Text(f"  {task.id}  {task.title}: {task.qualname}"), soft_wrap=True)
         console.print(f"Check them at every save: python -m minillm learn watch {chosen[0].number}", soft_wrap=True)
+        if importlib.util.find_spec("pytest") is None:
+            console.print(
+                "That needs pytest, which is not here yet: python3 scripts/start.py setup dev", soft_wrap=True
+            )
         return
     console.print(f"{shown(path)} is there already and stays as it is: {_written(chosen)}.", soft_wrap=True)
     console.print(f"To begin one again: python -m minillm learn reset {chosen[0].id}", soft_wrap=True)
