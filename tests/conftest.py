@@ -70,8 +70,8 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
     if config.option.markexpr == "not ci" and config.args_source is pytest.Config.ArgsSource.TESTPATHS:
         terminalreporter.write_line(
             "Left to CI (.ci/run): all but the first of each exercise's planted mistakes, lessons in other widths and "
-            "with other questions (pytest -m ci), longer fuzzing (MINILLM_FUZZ=long pytest -m fuzz), the site in a "
-            "browser"
+            "with other questions, their stops and F5 but for lesson 03's (pytest -m ci), longer fuzzing "
+            "(MINILLM_FUZZ=long pytest -m fuzz), the site in a browser"
         )
 
 
