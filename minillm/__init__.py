@@ -4,6 +4,7 @@ The names below are loaded on first use, so that ``import minillm`` itself costs
 """
 
 import os
+import sys
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -14,7 +15,9 @@ if TYPE_CHECKING:
 
 # torch's threads wait for each other by spinning, some thirty times a token. Where another program wants the processor,
 # the one that spins takes it from the one that is waited for, and a step can become a hundred times slower; so spin
-# briefly, then sleep. Read once, when torch is loaded; whoever has set it keeps theirs.
+# briefly, then sleep. Read once, when torch is loaded; whoever has set it keeps theirs. Where torch was there first it
+# is too late, and an engine on a CPU says so (worker/threads.py).
+torch_came_first = "torch" in sys.modules and not {"GOMP_SPINCOUNT", "OMP_WAIT_POLICY"} & os.environ.keys()
 os.environ.setdefault("GOMP_SPINCOUNT", "1000")
 
 __version__ = "0.1.0"

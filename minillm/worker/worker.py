@@ -14,6 +14,7 @@ from minillm.worker.platform import Platform
 from minillm.worker.runner import ModelRunner
 from minillm.worker.step import Launched
 from minillm.worker.stream import CpuStream, Queued
+from minillm.worker.threads import warn_of_spinning
 from minillm.worker.trial import Trial
 
 
@@ -29,6 +30,7 @@ class Worker:
 
     def __init__(self, setup: Setup) -> None:
         self.setup = setup
+        warn_of_spinning(setup.device)
         self.before = DeviceMemory.look(setup.device)
         self.platform = Platform(setup)
         self.model = self._make_model()
