@@ -5,6 +5,7 @@ from torch import nn
 
 from minillm.kvcache.storage import KVCache
 from minillm.models.weights import build_model, load_weights
+from minillm.openmp import warn_of_spinning
 from minillm.probe import probe
 from minillm.scheduler.plan import StepPlan
 from minillm.setup import Setup
@@ -14,7 +15,6 @@ from minillm.worker.platform import Platform
 from minillm.worker.runner import ModelRunner
 from minillm.worker.step import Launched
 from minillm.worker.stream import CpuStream, Queued
-from minillm.worker.threads import warn_of_spinning
 from minillm.worker.trial import Trial
 
 

@@ -85,6 +85,8 @@ def _run(number: str, *options: str) -> dict[str, Any]:
     ours = ("MINILLM_BREAK", "MINILLM_LOG", "MINILLM_MINE", "NO_COLOR", "FORCE_COLOR", "COLUMNS")
     environment = {key: value for key, value in os.environ.items() if key not in ours}
     environment["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT / "scripts"), os.environ.get("PYTHONPATH")]))
+    here = Path(sys.executable).parent  # as in an activated environment: what a lesson tells to type begins with python
+    environment["PATH"] = os.pathsep.join([str(here), environment.get("PATH", "")])
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "run.json"
         done = subprocess.run(

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from minillm.debug.launch import read_jsonc
-from minillm.worker.threads import gomp_is_loaded
+from minillm.openmp import gomp_is_loaded
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[1]
 LESSON = ROOT / "lessons" / "09_cuda_graphs.py"  # torch is the first that it imports by itself
 ENGINE = "from minillm import LLM\nfor _ in range(2): LLM('nano-llama', num_pages=8, max_model_len=64)"
 TOLD = "torch was imported before minillm"
@@ -84,5 +84,5 @@ def test_nobody_else_is_told(first: str, variables: dict[str, str]) -> None:
 def test_the_editor_and_the_start_script_say_the_same_number() -> None:
     settings = read_jsonc((ROOT / ".vscode" / "settings.json").read_text(encoding="utf-8"))
     assert settings["terminal.integrated.env.linux"] == {"GOMP_SPINCOUNT": "1000"}
-    for file in ("scripts/start.py", "minillm/__init__.py", "tests/conftest.py"):
+    for file in ("scripts/start.py", "minillm/openmp.py", "tests/conftest.py"):
         assert 'environ.setdefault("GOMP_SPINCOUNT", "1000")' in (ROOT / file).read_text(encoding="utf-8")
