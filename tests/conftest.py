@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 # Before anything imports transformers or torch: they read these once. Programs that a test starts inherit them.
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
+os.environ.setdefault("GOMP_SPINCOUNT", "1000")  # as minillm does, which many tests import after torch
 if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ["OMP_NUM_THREADS"] = (
         "1"  # the workers are the parallelism; threads on top of them only get in each other's way

@@ -101,6 +101,8 @@ def surroundings() -> dict[str, str]:
     ours = ("MINILLM_BREAK", "MINILLM_LOG", "MINILLM_MINE", "NO_COLOR", "FORCE_COLOR", "COLUMNS", "LINES", "TERM")
     found = {key: value for key, value in os.environ.items() if key not in ours}
     found["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT / "scripts"), os.environ.get("PYTHONPATH")]))
+    here = Path(sys.executable).parent  # as in an activated environment: what a lesson tells to type begins with python
+    found["PATH"] = os.pathsep.join([str(here), found.get("PATH", "")])
     if os.name == "posix":
         found["TMPDIR"] = "/tmp"
     return found
