@@ -78,7 +78,7 @@ def test_outputs_have_vllms_shape(llm: LLM) -> None:
     completion = output.outputs[0]
     assert completion.index == 0 and completion.finish_reason == "length" and completion.stop_reason is None
     assert completion.logprobs is None
-    assert completion.text == llm.get_tokenizer().decode(completion.token_ids)
+    assert completion.text == llm.client.tokenizer.decode(completion.token_ids)
 
 
 def test_defaults_are_vllms(llm: LLM) -> None:
@@ -199,7 +199,9 @@ def test_a_stop_token_is_among_the_tokens_but_not_in_the_text(llm: LLM, oracle: 
     outputs = list(llm.stream([[5, 6, 7]], params))
     shown = free[: free.index(free[4])]
     assert (
-        outputs[-1].outputs[0].text == "".join(o.outputs[0].delta for o in outputs) == llm.get_tokenizer().decode(shown)
+        outputs[-1].outputs[0].text
+        == "".join(o.outputs[0].delta for o in outputs)
+        == llm.client.tokenizer.decode(shown)
     )
 
 
@@ -471,7 +473,7 @@ def test_ctrl_c_in_one_stream_does_not_change_another(oracle: Oracle, name: str)
                 assert trap.left > 0  # the probe comes by less often than that
         seen.extend(other)
         assert ids(seen[-1]) == expected and seen[-1].finished
-        assert seen[-1].outputs[0].text == llm.get_tokenizer().decode(expected)
+        assert seen[-1].outputs[0].text == llm.client.tokenizer.decode(expected)
         assert_idle(llm.engine)
 
 
