@@ -1,7 +1,7 @@
 """A build: something whole for the learner to write from a nearly empty file, and to run the engine on.
 
-It has the face of a `Task`, so that it is started, checked, hinted at and raced like one. But it replaces no function of
-the engine's: a seam puts what the learner has written in the place of a part of the engine.
+It has the face of a `Task`, so that it is started, checked, hinted at and raced like one. But it replaces no function
+of the engine's: a seam puts what the learner has written in the place of a part of the engine.
 """
 
 import ast

@@ -8,12 +8,9 @@ import importlib.util
 import os
 import re
 import signal
-import subprocess
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache, partial
-from importlib.util import find_spec
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -93,7 +90,7 @@ def test_every_test_of_what_is_handed_out_skips(build: Build, oracle: Oracle, my
 
 @pytest.mark.parametrize("build", builds().values(), ids=lambda build: build.id)
 def test_a_build_is_whole(build: Build) -> None:
-    """Numbers of the target in the contract, three hints, five mistakes; the answer needs nothing beyond the contract."""
+    """The target stands in the contract; three hints, five mistakes; the answer needs nothing beyond the contract."""
     assert "{" not in build.contract.split('"""')[1].replace("{}", "")
     assert all(str(value) in build.contract for value in build.target_numbers.values() if value > 1)
     assert len(build.hints) == 3 and len(build.mistakes) >= 5

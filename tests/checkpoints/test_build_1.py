@@ -156,7 +156,7 @@ class TestScheduler:
     def test_any_arrivals_aborts_and_pools(
         self, sizes: list[tuple[int, int, int]], aborts: list[tuple[int, int]], spare: int, seats: int, budget: int
     ) -> None:
-        """Requests of (prompt, tokens to come, step of arrival); the pool has a few pages more than the largest needs."""
+        """Requests of (prompt, tokens to come, step of arrival); a pool with a few pages more than one needs."""
         pages = max(-(-(prompt + more - 1) // 4) for prompt, more, _ in sizes) + spare
         scheduler = scheduler_for(pages, max_num_seqs=seats, max_num_batched_tokens=budget)
         requests: dict[int, Request] = {}
@@ -205,7 +205,8 @@ class TestScheduler:
         facts = served(make_engine(oracle.folder, **PLAIN, **tight(build)), build).facts
         steps, at_once = facts["steps"][0], facts["requests at once, most"][0]
         assert steps <= goal["steps"] and at_once >= goal["at_once"], (
-            f"all is right, but {goal['requests']} requests in {goal['pages']} pages of {goal['page_size']} take {steps} "
-            f"steps, with {at_once} at once at most; the target is {goal['steps']} steps, and {goal['at_once']} at once. "
-            f"Are pages kept for tokens that have not come yet? Is budget left in a step in which somebody waits?"
+            f"all is right, but {goal['requests']} requests in {goal['pages']} pages of {goal['page_size']} take "
+            f"{steps} steps, with {at_once} at once at most; the target is {goal['steps']} steps, and "
+            f"{goal['at_once']} at once. Are pages kept for tokens that have not come yet? Is budget left in a step in "
+            f"which somebody waits?"
         )

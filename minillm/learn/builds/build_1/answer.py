@@ -101,9 +101,7 @@ class Scheduler:
         new = self.pool.take(request, count)
         samples = start + count == request.num_tokens
         tokens = request.token_ids(start, count)
-        plan.rows.append(
-            PlanRow(request.id, place.seat, start, count, tokens, new, len(place.pages), samples, joins)
-        )
+        plan.rows.append(PlanRow(request.id, place.seat, start, count, tokens, new, len(place.pages), samples, joins))
 
     def _leave(self, request: Request) -> None:
         """Its seat and pages are free again."""

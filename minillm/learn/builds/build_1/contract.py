@@ -14,8 +14,8 @@ What must hold. Each plan is checked before it runs, and a broken rule is told w
 7.  After `commit`, no page is lost: ``num_free``, and the pages that requests hold, are all there are.
 8.  Nobody waits for ever, however many come later; and all tokens are those of the engine's own scheduler.
 
-The target: the workload of the last test, {requests} requests in {pages} pages of {page_size}, takes at most {steps}
-steps, with {at_once} requests at once at some time.
+The target: the workload of the last test, {requests} requests in {pages} pages of {page_size}, with {seats} seats and a
+budget of {budget}, takes at most {steps} steps, with {at_once} requests at once at some time.
 
 At hand:
     request.id, .prompt_ids, .output_ids    its number, and its tokens so far

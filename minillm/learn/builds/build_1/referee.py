@@ -90,7 +90,9 @@ class Referee:
         room = count * self.page_size
         assert end <= room, f"{who}: its {count} pages have room for {room} tokens, and the step computes up to {end}"
 
-    def committed(self, plan: StepPlan, advanced: list[Request], alive: dict[int, Request], known: dict[int, int]) -> None:
+    def committed(
+        self, plan: StepPlan, advanced: list[Request], alive: dict[int, Request], known: dict[int, int]
+    ) -> None:
         """Whether the scheduler's books say what the plans say. known: tokens of each request before."""
         at = f"step {plan.step}, after commit"
         for row in plan.rows:

@@ -1,8 +1,8 @@
 """Build 1's seam: the engine with a learner's scheduler in place of its own, and a referee between the two.
 
-The referee believes plans alone. It keeps its own books of seats, pages and computed tokens from them, which is all that
-the worker knows too, and holds the scheduler's against them. The engine's pool is kept as the referee's books say, so
-that whatever looks at pages (page maps, `PagePool.check`) looks at what is so.
+The referee believes plans alone. It keeps its own books of seats, pages and computed tokens from them, which is all
+that the worker knows too, and holds the scheduler's against them. The engine's pool is kept as the referee's books say,
+so that whatever looks at pages (page maps, `PagePool.check`) looks at what is so.
 """
 
 from collections.abc import Callable, Iterator
@@ -26,8 +26,8 @@ from minillm.scheduler.plan import StepPlan, StepResult
 from minillm.scheduler.scheduler import Scheduler
 
 READ_ON = """\
-The engine's own is minillm/scheduler/scheduler.py, with queues.py beside it, and the pages are the business of
-minillm/kvcache/manager.py: it has a prefix cache, policies, drafts, and requests whose tokens are still on their way."""
+The engine's own is minillm/scheduler/scheduler.py, with queues.py beside it; pages are the business of
+minillm/kvcache/manager.py. It has more: a prefix cache, policies, drafts, tokens that are still on their way."""
 IN_FLIGHT = """\
 the scheduler of build 1 plans a step when all tokens before it are known, and async_scheduling plans one ahead:
 set async_scheduling=False"""

@@ -1,1 +1,0 @@
-"""Build 2: paged decode attention, a kernel in Triton."""
