@@ -1,6 +1,9 @@
 """Where things are: the clone with its lessons and checkpoints, and the learner's own folder in it."""
 
 import os
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import minillm
@@ -37,3 +40,11 @@ def my_file(number: str) -> Path:
 def shown(path: Path) -> str:
     """A path as the learner would type it: short if it lies below the current folder."""
     return os.path.relpath(path) if path.is_relative_to(Path.cwd()) else str(path)
+
+
+def python() -> str:
+    """This Python as the learner would type it: ``python`` where that is the one, as in an activated environment."""
+    found = shutil.which("python")
+    if found and os.path.abspath(found) == os.path.abspath(sys.executable):
+        return "python"
+    return subprocess.list2cmdline([shown(Path(os.path.abspath(sys.executable)))])
