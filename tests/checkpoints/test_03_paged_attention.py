@@ -155,7 +155,9 @@ class TestSlotMapping:
         got = table_module.slot_mapping(page_table, seats, positions, page_size)
         slots = whole_numbers(got, positions.tolist(), f"the slots of {len(positions)} tokens", "token")
         for name, now, was in zip(("page_table", "seats", "positions"), (page_table, seats, positions), kept):
-            assert (now == was).all(), f"{name}, which must stay as it was: {was.tolist()}; now it is {now.tolist()}"
+            assert (now == was).all(), (
+                f"the tokens' {name}, which must stay as they were, {was.tolist()}, are {now.tolist()} now"
+            )
         return slots
 
     def test_every_token_finds_its_slot(self) -> None:
