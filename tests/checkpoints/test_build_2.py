@@ -156,8 +156,8 @@ class TestPagedDecode:
         )
         tokens = watch.most / case.backend.shape.head_dim
         assert tokens <= goal["tokens"], (
-            f"all is right, but one load takes {tokens:.0f} tokens, and {goal['tokens']} at most fit into a processor's "
-            f"registers: a context of any length is read block by block, with a running softmax"
+            f"all is right, but one load takes {tokens:.0f} tokens, and {goal['tokens']} at most fit into a "
+            f"processor's registers: a context of any length is read block by block, with a running softmax"
         )
         made, there = watch.made.num_bytes, needed * 4
         assert made <= there / 4, (
