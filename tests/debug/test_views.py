@@ -15,6 +15,7 @@ from workload import make_engine
 from minillm.debug.views.batch_table import batch_table, pending, phase
 from minillm.debug.views.candidates import probabilities, top_tokens
 from minillm.debug.views.compare import Row, bar, before_after, sparkline
+from minillm.debug.views.spread import as_much, spread
 from minillm.debug.views.gather import gather_map
 from minillm.debug.views.page_map import page_map
 from minillm.debug.views.page_tables import free_list, page_tables
@@ -480,12 +481,25 @@ def test_of_several_rounds_a_ratio_within_their_spread_is_noise() -> None:
     rows = [
         ("noise", [1.0, 1.3, 1.1], [1.2, 1.25, 1.35], "s", "lower"),
         ("clear", [1.0, 1.3, 1.1], [2.0, 2.2, 2.1], "s", "lower"),
+        ("apart", [10.0, 9.0, 11.0], [40.0, 38.0, 400.0], "s", "lower"),
         ("exact", [40, 40, 40], [42, 42, 42]),
         ("nearly", [1.0, 1.001], [1.04, 1.04]),
     ]
     lines = {line.split()[0]: line.rstrip() for line in show(before_after(rows)).splitlines() if line.strip("- ")}
-    assert lines["noise"].endswith("1.1 s  1.25 s  within noise") and lines["clear"].endswith("1.91x more")
+    assert lines["noise"].endswith("1.1 s (1 to 1.3)  1.25 s (1.2 to 1.35)  within noise")
+    assert lines["clear"].endswith("1.91x more") and lines["apart"].endswith("4.0x more"), "one slow round hides nothing"
     assert lines["exact"].endswith("1.05x more") and lines["nearly"].endswith("within noise")
+
+
+def test_a_spread_is_in_the_unit_of_its_median() -> None:
+    assert spread([0.051, 0.054, 0.06], "s") == "54 ms (51 to 60)" and spread([0.9, 1.2, 0.95], "s") == "950 ms (900 to 1,200)"
+    assert spread(3, "s") == "3 s" and spread([7, 7]) == "7" and spread(None) == "-" and spread([], "s") == "-"
+    assert spread([1024, 2048, 2048], "B") == "2 KiB (1 KiB to 2 KiB)" and spread([10, 20], "%") == "15% (10 to 20)"
+
+
+def test_a_sentence_says_noise_where_there_is_noise() -> None:
+    assert as_much([4.0, 4.2], [2.0, 2.1]) == "2.0 times as much as"
+    assert as_much([4.0, 4.2], [4.1, 4.3]) == "as much as (within noise)" == as_much([1.0, 1.001], [1.04, 1.04])
 
 
 def test_bars_and_sparklines() -> None:
