@@ -155,13 +155,13 @@ def cost_of_forgetting(engine) -> None:
     ids, made = [*request.prompt_ids, *request.output_ids], len(request.output_ids)
     lengths = len(ids) - made, len(ids) - FEW  # of the text before each of the two
     first, last = (f"steps {length - lengths[0] + 1} to {length - lengths[0] + FEW}" for length in lengths)
-    lesson.say(f"""{first.capitalize()} and {last} once more, {len(ROUNDS)} times in turn. In brackets: the fastest and
-        the slowest of these rounds.""")
+    lesson.say(f"""The first steps and the last once more ({first}, {last}), {len(ROUNDS)} times in turn. In brackets:
+        the fastest and the slowest of these rounds.""")
     ways = {length: partial(a_few_steps, engine, ids[:length]) for length in lengths}
     seconds = in_turns(ways, lesson.each(ROUNDS, "timing steps again")).values()
     tokens = (length + (FEW - 1) / 2 for length in lengths)
     rows = [("time of a step", *seconds, "s", "lower"), ("tokens computed in it, mean", *tokens, "", "lower")]
-    lesson.show(before_after(rows, before=first, after=last))
+    lesson.show(before_after(rows, before="first steps", after="last steps"))
     lesson.say(f"""To write {made} tokens after a prompt of {lengths[0]}, the model computed {computed:,} tokens:
         {computed / len(ids):.0f} times as many as there are. For a text of n tokens that grows with n squared.""")
 

@@ -116,14 +116,14 @@ def cost_with_and_without(engine) -> None:
     late = [in_rounds(seconds[-LATE:]) for seconds in times]
     whole = [sum(seconds) for seconds in times]
     rows = [
-        (f"time of a step, the last {LATE}", *late, "s", "lower"),
+        ("time of a late step", *late, "s", "lower"),
         ("time of the whole answer", *whole, "s", "lower"),
         ("tokens computed", *computed, "", "lower"),
         ("tokens/s", *(len(seconds) / sum(seconds) for seconds in times), "", "higher"),
     ]
     lesson.show(before_after(rows, before="lesson 01", after="KV cache"))
-    lesson.say(f"""In brackets: the fastest and the slowest four steps that followed each other. The same tokens, both
-        times: [good]{requests[0].output_ids == requests[1].output_ids}[/].""")
+    lesson.say(f"""Late are the last {LATE} steps; in brackets, the fastest and the slowest four of them that followed
+        each other. The same tokens, both times: [good]{requests[0].output_ids == requests[1].output_ids}[/].""")
 
 
 def memory_formula(engine) -> None:

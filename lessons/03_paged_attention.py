@@ -201,8 +201,8 @@ def page_sizes() -> None:
     if is_noise(speeds[best], speeds[worst]):
         lesson.say("How fast it is here, the page size does not change: all differences are within noise.")
     else:
-        lesson.say(f"""On this machine, pages of {best} made {as_much(speeds[best], speeds[worst])} pages of {worst} in
-            the same time. Rows whose brackets overlap are within noise of each other.""")
+        lesson.say(f"""The fastest here, pages of {best}, made {as_much(speeds[best], speeds[worst])} the slowest, pages
+            of {worst}, in the same time. Rows whose brackets overlap are within noise of each other.""")
 
 
 if __name__ == "__main__":

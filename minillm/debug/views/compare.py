@@ -31,11 +31,13 @@ def before_after(rows: Sequence[Row | tuple], before: str = "before", after: str
     facts = [Row(*row) for row in rows]
     columns = [Col("", wraps=True), *(Col(title, "right", wraps=True) for title in (before, after, "ratio"))]
 
+    def cells(between: str) -> list[Cells]:
+        return [[r.name, *(spread(side, r.unit, between) for side in (r.before, r.after)), _ratio(r)] for r in facts]
+
     def draw(canvas: Canvas) -> Table:
-        cells: list[Cells] = [
-            [r.name, *(spread(side, r.unit) for side in (r.before, r.after)), _ratio(r)] for r in facts
-        ]
-        return table(canvas, columns, cells)
+        beside = cells(" ")  # the brackets; below, where names would have no room otherwise
+        fits = sum(max(len(row[i]) for row in beside) + 2 for i in range(4)) <= canvas.width if facts else True
+        return table(canvas, columns, beside if fits else cells("\n"))
 
     return Drawing(draw)
 

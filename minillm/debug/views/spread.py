@@ -22,8 +22,11 @@ def extent(rounds: Rounds) -> tuple[float, float] | None:
     return (min(values), max(values)) if values and min(values) < max(values) else None
 
 
-def spread(rounds: Rounds, unit: str = "") -> str:
-    """``54 ms (51 to 60)``: the median, and what it was at the least and at the most. ``54 ms`` if it never changed."""
+def spread(rounds: Rounds, unit: str = "", between: str = " ") -> str:
+    """``54 ms (51 to 60)``: the median, and what it was at the least and at the most. ``54 ms`` if it never changed.
+
+    between: what stands before the bracket; a line break for a cell of a table with many columns.
+    """
     value, ends = middle(rounds), extent(rounds)
     if value is None:
         return "-"
@@ -32,7 +35,7 @@ def spread(rounds: Rounds, unit: str = "") -> str:
         return shown
     factor = 1000 if unit == "s" and abs(value) < 1 else 1  # the ends in the unit of the median
     low, high = (amount(end * factor) for end in ends) if unit != "B" else (amount(end, unit) for end in ends)
-    return shown if low == high else f"{shown} ({low} to {high})"
+    return shown if low == high else f"{shown}{between}({low} to {high})"
 
 
 def is_noise(one: Rounds, other: Rounds) -> bool:
@@ -50,9 +53,12 @@ def ratio(value: float) -> str:
     return f"{value:,.0f}x" if value >= 100 else f"{value:.1f}x" if value >= 1.95 else f"{value:.2f}x"
 
 
-def as_much(one: Rounds, other: Rounds) -> str:
-    """How much ``one`` is of ``other``, for a sentence: ``2.4 times as much as``, or ``as much as (within noise)``."""
+def as_much(one: Rounds, other: Rounds, word: str = "much") -> str:
+    """How much ``one`` is of ``other``, for a sentence: ``2.4 times as much as``, ``40% as much as``, or
+    ``as much as (within noise)``. word: "long", of times."""
     a, b = middle(one), middle(other)
-    if not a or not b or is_noise(one, other):
-        return f"as much as ({NOISE})" if a and b else "not to be compared with"
-    return f"{ratio(a / b).removesuffix('x')} times as much as"
+    if not a or not b:
+        return "not to be compared with"
+    if is_noise(one, other):
+        return f"as {word} as ({NOISE})"
+    return f"{a / b:.0%} as {word} as" if a < b else f"{ratio(a / b).removesuffix('x')} times as {word} as"
