@@ -100,6 +100,8 @@ def run_checkpoints(tasks: list[Task]) -> dict[str, list[Outcome]]:
     root = clone()
     nodes = [f"{task.checkpoint}::{task.test}" for task in tasks]
     environment = {name: value for name, value in os.environ.items() if name != "MINILLM_MINE"}
+    for task in tasks:
+        environment |= task.environment
     with tempfile.TemporaryDirectory() as folder:
         report = Path(folder) / "report.xml"
         command = [sys.executable, "-m", "pytest", "-q", "--tb=short", f"--junitxml={report}", "-o", "addopts="]

@@ -33,8 +33,8 @@ def my_folder() -> Path:
 
 
 def my_file(number: str) -> Path:
-    """``my/ex03.py``: the learner's functions of lesson "03"."""
-    return my_folder() / f"ex{number}.py"
+    """``my/ex03.py``: the learner's functions of lesson "03"; of "build1", ``my/build1.py``."""
+    return my_folder() / (f"{number}.py" if number.startswith("build") else f"ex{number}.py")
 
 
 def shown(path: Path) -> str:

@@ -96,7 +96,8 @@ def _run(number: str, *options: str) -> dict[str, Any]:
 def surroundings() -> dict[str, str]:
     """The environment that a lesson is recorded in: the same one wherever that happens.
 
-    Nothing that changes what it does or how wide it prints; and one place for files that it leaves, because it says where.
+    Nothing that changes what it does or how wide it prints; and one place for files that it leaves, because it says
+    where.
     """
     ours = ("MINILLM_BREAK", "MINILLM_LOG", "MINILLM_MINE", "NO_COLOR", "FORCE_COLOR", "COLUMNS", "LINES", "TERM")
     found = {key: value for key, value in os.environ.items() if key not in ours}
