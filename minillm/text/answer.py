@@ -71,7 +71,7 @@ class Answer:
 def with_text(candidates: list[Candidate], before: TextStream, last: bool = False) -> dict[int, Logprob]:
     """By token id, each with the text that it adds to the tokens before it: a space, a character that it completes.
 
-    The chosen token comes first, and ``before`` takes it; if it is among the likeliest too, its rank is its place there.
+    The chosen token comes first, and ``before`` takes it; if it is among the likeliest too, its rank is its place.
     """
     found = {id: Logprob(logprob, rank, before.peek(id, last)) for id, logprob, rank in candidates}
     before.add([candidates[0][0]], last)

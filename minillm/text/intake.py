@@ -88,8 +88,8 @@ def check_params(params: SamplingParams, vocab_size: int, room: int, tokenizer: 
 def bad_word_ids(words: list[str], tokenizer: Tokenizer) -> list[list[int]]:
     """The token sequences that make bad words: each as a text begins with it, and as it stands after a space.
 
-    The second is left out if it is anything and then the first: then forbidding the first is enough. (vLLM leaves it out
-    unless it is as long, and so lets " page" through where "page" alone is two tokens.)
+    The second is left out if it is anything and then the first: then forbidding the first is enough. (vLLM leaves it
+    out unless it is as long, and so lets " page" through where "page" alone is two tokens.)
     """
     found = []
     for word in words:
