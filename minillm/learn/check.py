@@ -5,6 +5,8 @@ there. A process of its own runs them, so that a check always sees the file as i
 """
 
 import ast
+from collections.abc import Callable
+from dataclasses import replace
 
 from rich.console import Console
 
@@ -26,6 +28,8 @@ def check(tasks: list[Task], console: Console, wishes: Wishes | None = None) -> 
     texts = {number: read_mine(number).text for number in dict.fromkeys(task.number for task in tasks)}
     unwritten = [task for task in tasks if is_stub(texts[task.number], task)]  # nothing of theirs needs to run
     report = Report(tasks, console)
+    wishes = wishes or Wishes()
+    wishes = replace(wishes, talk=both(report.talk, wishes.talk))
     if unwritten and len(tasks) == 1:
         for test in tests_of(tasks[0]):
             report.add(Outcome(tasks[0], test, "todo"))
@@ -44,6 +48,14 @@ def check(tasks: list[Task], console: Console, wishes: Wishes | None = None) -> 
             progress.mark(task.id, "done")
     progress.save()
     return all(progress.done(task.id) for task in tasks)
+
+
+def both(first: Callable[[bool], None], second: Callable[[bool], None]) -> Callable[[bool], None]:
+    def call(opened: bool) -> None:
+        first(opened)
+        second(opened)
+
+    return call
 
 
 def tests_of(task: Task) -> list[str]:

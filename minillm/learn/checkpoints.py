@@ -30,6 +30,7 @@ ON_THE_WALL = 6  # so many times that, if other programs have the processor
 READY = 60.0  # seconds for what comes before a test: Python, torch, a model
 TOO_MUCH = 20_000_000  # bytes that one test may print
 LOOK = 0.05  # seconds between two looks at the process
+LEFT = "you have left the debugger here"
 INSIDE = "minillm.learn.inside"
 
 
@@ -92,6 +93,7 @@ class _Run:
         self.current = ""
         self.from_byte = self.told = 0
         self.exit_frames: list[Any] = []
+        self.interrupt: Any = None  # who listens to Ctrl-C when no debugger does
         for name in ("events", "stack", "output"):
             (folder / name).touch()
         self.terminal = is_terminal(sys.stdin) and is_terminal(sys.stdout)
@@ -142,7 +144,17 @@ class _Run:
                 with suppress(psutil.NoSuchProcess):
                     one.kill()
         self.process.wait()
-        self.wishes.talk(False)
+        self._talk(False)
+
+    def _talk(self, opened: bool) -> None:
+        """While a debugger has the terminal, Ctrl-C is for it alone."""
+        if opened != (self.interrupt is not None):
+            if opened:
+                self.interrupt = signal.signal(signal.SIGINT, signal.SIG_IGN)
+            else:
+                signal.signal(signal.SIGINT, self.interrupt)
+                self.interrupt = None
+            self.wishes.talk(opened)
 
     def _events(self) -> Iterator[dict[str, Any]]:
         with (self.folder / "events").open("rb") as events:
@@ -168,33 +180,31 @@ class _Run:
             self.from_byte, self.clock = event["output"], Clock(self.process.pid, self.wishes.patience)
         elif kind == "debugger":
             self.clock.stop()
-            self.wishes.talk(True)
+            self._talk(True)
             (self.folder / "terminal is free").touch()
         elif kind == "end":
-            self.wishes.talk(False)
+            self._talk(False)
             yield self._ended(event)
+            if event.get("last"):
+                yield from self._not_run()
         elif kind == "exit":
             self.exit_frames = event["frames"]
         elif kind == "broken":
             raise ValueError(f"pytest could not run the checkpoints:\n{event['text']}")
         elif kind == "interrupted" and self.current:
-            yield self._interrupted(event)
+            yield self._outcome("failed", *why_failed(self._task(self.current), event))
             yield from self._not_run()
 
     def _ended(self, event: dict[str, Any]) -> Outcome:
         state, task = event["state"], self._task(self.current)
-        if state == "failed":
+        if event.get("kind") == "Exit":
+            outcome = self._outcome(state, LEFT, to_byte=event["output"])
+        elif state == "failed":
             outcome = self._outcome(state, *why_failed(task, event), to_byte=event["output"])
         else:
             outcome = self._outcome(state, event.get("text", ""), to_byte=event["output"])
         self.current, self.clock = "", Clock(self.process.pid, READY)
         return outcome
-
-    def _interrupted(self, event: dict[str, Any]) -> Outcome:
-        """By Ctrl-C while a debugger had the terminal, by its q, or by the learner's own KeyboardInterrupt."""
-        if event["kind"] == "Exit":
-            return self._outcome("failed", "you have left the debugger here")
-        return self._outcome("failed", *why_failed(self._task(self.current), event))
 
     def _too_long(self) -> str:
         """What the process has used up, if it has: time, or paper."""

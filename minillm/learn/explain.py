@@ -29,6 +29,7 @@ def why_failed(task: Task, told: dict[str, Any]) -> tuple[str, list[str]]:
         message = re.split(r"\nassert |\n  ?\+ ", text)[0]
         if missed := re.match(r"DID NOT RAISE <class '(?:[\w.]*\.)?(\w+)'>", message):
             message = f"{missed[1]} was to be raised, and nothing was"
+        message = message or kind
         names_it = my_file(task.number).name in message
         return message, [] if names_it else _place(frames, mine) if mine else _where_yours_begins(task)
     if kind == "SystemExit":

@@ -11,11 +11,12 @@ import faulthandler
 import json
 import linecache
 import os
-import pdb
+import pdb as pdb_module
 import signal
 import sys
 import time
 import traceback
+from bdb import BdbQuit
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -30,6 +31,7 @@ from minillm.probe import attached
 VARIABLE = "MINILLM_CHECK"  # {"folder": ..., "terminal": is there one?, "pdb": open it where a test fails?}
 LAST_RESORT = 300  # seconds after which a test ends by itself: whoever should have stopped it is gone
 Frame = tuple[str, int, str, str]  # file, line, function, the line's text
+KEYS = "pdb: p EXPRESSION, n next line, s into a call, ll source, u up, c go on, q end"
 
 
 class Inside:
@@ -42,7 +44,8 @@ class Inside:
         self.output = os.dup(1)
         self.began = 0  # length of the output when the test began
         self.noted: dict[str, Any] = {}
-        self.talking = False  # a debugger has the terminal
+        self.talking = self.talked = False  # a debugger has the terminal, or has had it
+        self.set_trace = pdb_module.set_trace
         faulthandler.enable(self.stack)
         if hasattr(faulthandler, "register"):
             faulthandler.register(signal.SIGUSR1, self.stack)
@@ -57,8 +60,9 @@ class Inside:
 
     @pytest.hookimpl(trylast=True)
     def pytest_configure(self, config: pytest.Config) -> None:
-        """pytest's own words would stand among the learner's."""
+        """pytest's own words would stand among the learner's, and among the debugger's."""
         config.pluginmanager.unregister(name="terminalreporter")
+        pdb_module.set_trace = self.set_trace
 
     def pytest_collection_finish(self, session: pytest.Session) -> None:
         self.tell("collected", tests=[item.nodeid for item in session.items])
@@ -95,9 +99,12 @@ class Inside:
         if call.excinfo and report.skipped and self.noted["state"] == "passed":
             self.noted = {"state": "todo", "text": str(call.excinfo.value)}
         elif call.excinfo and report.failed and self.noted["state"] != "failed":
-            self.noted = {"state": "failed", **told(call.excinfo.value)}
-            if self.post_mortem:
-                self._open_at(call.excinfo.value)
+            error = call.excinfo.value
+            quits = isinstance(error, BdbQuit) or (self.talking and isinstance(error, SystemExit))
+            self.noted = {"state": "failed", **told(error), **({"kind": "Exit"} if quits else {})}
+            if quits or (self.post_mortem and self._open_at(error)):
+                item.session.shouldstop = "the debugger was left"
+                self.noted["last"] = True
         return report
 
     def pytest_runtest_logfinish(self, nodeid: str) -> None:
@@ -123,13 +130,13 @@ class Inside:
             if not attached() and sys.breakpointhook is sys.__breakpointhook__:
                 sys.breakpointhook = _passed_over
             return
-        interaction = pdb.Pdb.interaction
+        interaction = pdb_module.Pdb.interaction
 
-        def with_terminal(debugger: pdb.Pdb, *arguments: Any, **named: Any) -> None:
+        def with_terminal(debugger: pdb_module.Pdb, *arguments: Any, **named: Any) -> None:
             self._talk()
             interaction(debugger, *arguments, **named)
 
-        pdb.Pdb.interaction = with_terminal  # type: ignore[method-assign]
+        pdb_module.Pdb.interaction = with_terminal  # type: ignore[method-assign]
 
     def _talk(self) -> None:
         """Give the terminal to a debugger, as soon as the check outside has let go of it, until the test ends."""
@@ -149,6 +156,9 @@ class Inside:
             os.write(terminal, output.read())  # what was printed before the stop is a part of what one sees
         self._switch(terminal)
         os.close(terminal)
+        if not self.talked:
+            print(KEYS, flush=True)
+        self.talked = True
 
     def _switch(self, target: int) -> None:
         self.talking = target != self.output
@@ -156,18 +166,17 @@ class Inside:
         for stream in (1, 2):
             os.dup2(target, stream)
 
-    def _open_at(self, error: BaseException) -> None:
-        """pdb, where the test failed: at the learner's last line if there is any on the way, else in the test."""
-        if not self.terminal or not isinstance(error, Exception | pytest.fail.Exception):
-            return
+    def _open_at(self, error: BaseException) -> bool:
+        """pdb, where the test failed: at the learner's last line if there is any on the way, else in the test. Whether
+        it was left by q."""
+        if not self.terminal:
+            return False
         self._talk()
-        what = traceback.format_exception_only(error)[0].strip()
-        print(f"\n{what}\npdb: p EXPRESSION looks, ll shows the function, u and d go up and down, q ends", flush=True)
-        debugger = pdb.Pdb()
+        print(traceback.format_exception_only(error)[0].splitlines()[0], flush=True)
+        debugger = pdb_module.Pdb()
         debugger.reset()
         debugger.interaction(None, _up_to_mine(error.__traceback__))
-        if getattr(debugger, "quitting", False):
-            pytest.exit("quit")
+        return bool(getattr(debugger, "quitting", False))
 
 
 def told(error: BaseException) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from minillm.learn.tasks import Task
 
 MARKS = {"passed": ("✓", "+", "good"), "failed": ("✗", "x", "warn"), "todo": ("○", "o", "note")}
 PRINTED = 20  # lines that a test may show of what it printed: its last ones
-WIDEST = 400  # characters that are shown of one line of them
+WIDEST = 200  # characters that are shown of one line of them
 
 
 class Report:
@@ -26,19 +26,27 @@ class Report:
         self.fancy = console.encoding.startswith("utf")
         self.current: Task | None = None
         self.told: Outcome | None = None  # the failure that was shown in full
+        self.running = ""
 
     def add(self, outcome: Outcome) -> None:
         """One more; as soon as a task's last one is told, its verdict is."""
-        if outcome.state == "running":
-            return self._status(f"  {outcome.task.id}  {outcome.test} ...")
         self._clear()
         if outcome.task is not self.current and outcome.state != "not run":
             self.close()
             self.current = outcome.task
             self.console.print(Text(f"{outcome.task.id}  {outcome.task.title}", style="title"))
+        if outcome.state == "running":
+            self.running = outcome.test
+            return self._status(f"  … {outcome.test}")
         self.outcomes[outcome.task.id].append(outcome)
         if outcome.state != "not run":
             self._line(outcome)
+
+    def talk(self, opened: bool) -> None:
+        """A debugger opens, in this test."""
+        self._clear()
+        if opened:
+            self.console.print(Text(f"  stopped in: {self.running}", style="note"))
 
     def close(self) -> None:
         """The verdict on the task that was shown last."""
@@ -91,7 +99,7 @@ class Report:
         indent += len(text) - len(text.lstrip())
         written = Text(text.lstrip(), style=style)
         if self.console.is_terminal:
-            self.console.print(Padding(written, (0, 0, 0, indent)))
+            self.console.print(Padding(written, (0, 0, 0, indent), expand=False))
         else:
             self.console.print(Text(" " * indent) + written, soft_wrap=True)
 
