@@ -25,7 +25,7 @@ def overview(console: Console) -> None:
             right, asked = scores.get(task.number, (0, 0))
             quiz = f"  quiz: {right} of {asked} right" if asked else ""
             console.print(Text.assemble((f"{lesson[:2]}  {lesson[3:].replace('_', ' ')}", "title"), (quiz, "note")))
-        mark, words, style = _standing(task, progress, fancy=console.encoding.startswith("utf"))
+        mark, words, style = standing(task, progress, fancy=console.encoding.startswith("utf"))
         console.print(
             Text.assemble("    ", (mark, style), f" {task.id}  {task.title}", (f"  {words}" if words else "", "note"))
         )
@@ -35,7 +35,7 @@ def overview(console: Console) -> None:
     console.print(f"\n{done} of {len(tasks())} done.{quiz} Next: {_next(progress)}", soft_wrap=True)
 
 
-def _standing(task: Task, progress: Progress, fancy: bool) -> tuple[str, str, str]:
+def standing(task: Task, progress: Progress, fancy: bool) -> tuple[str, str, str]:
     """Mark, words and style."""
     notes = ["peeked"] if progress.peeked(task.id) else []
     if count := progress.hints(task.id):
