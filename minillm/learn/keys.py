@@ -1,4 +1,4 @@
-"""Single keys from the terminal, without Enter. Where there is no terminal, or no way to ask it, none is ever pressed."""
+"""Single keys from the terminal, without Enter. Where there is no terminal, or no way to ask it, none is pressed."""
 
 import os
 import select

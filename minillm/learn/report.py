@@ -1,4 +1,4 @@
-"""What a check prints: each test as soon as it has ended, what the learner printed under it, and one failure in full."""
+"""What a check prints: each test as it ends, what the learner printed under it, and one failure in full."""
 
 import sys
 

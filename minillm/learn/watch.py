@@ -56,7 +56,7 @@ class Watch:
                 time.sleep(INTERVAL)
 
     def _round(self, clear: bool) -> bool:
-        """One check of the current exercise. Whether another one is due at once: this one is done, and there is more."""
+        """One check of the current exercise. Whether another one is due at once: this one is done, or was disturbed."""
         self.seen = self._state()
         self._top(clear)
         tasks = [self.current] if self.current else self.tasks
