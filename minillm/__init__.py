@@ -6,16 +6,13 @@ The names below are loaded on first use, so that ``import minillm`` itself costs
 import os
 from typing import TYPE_CHECKING, Any
 
+import minillm.openmp  # noqa: F401 (before torch, for what it sets)
+
 if TYPE_CHECKING:
     from minillm.config import EngineConfig
     from minillm.llm import LLM
     from minillm.request import CompletionOutput, Logprob, RequestOutput
     from minillm.sampling_params import SamplingParams, StructuredOutputsParams
-
-# torch's threads wait for each other by spinning, some thirty times a token. Where another program wants the processor,
-# the one that spins takes it from the one that is waited for, and a step can become a hundred times slower; so spin
-# briefly, then sleep. Read once, when torch is loaded; whoever has set it keeps theirs.
-os.environ.setdefault("GOMP_SPINCOUNT", "1000")
 
 __version__ = "0.1.0"
 __all__ = [

@@ -187,6 +187,7 @@ def hand_over(arguments: list[str]) -> int:
     """Run the program in our place; its exit status is ours."""
     sys.stdout.flush()
     sys.stderr.flush()
+    os.environ.setdefault("GOMP_SPINCOUNT", "1000")  # see minillm/openmp.py; whatever the program imports first
     if not WINDOWS:
         os.execv(arguments[0], arguments)  # signals, the terminal and the exit status are then the program's own
     process = subprocess.Popen(arguments)  # Windows' exec returns to the prompt at once, so wait there

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 # Before anything imports transformers or torch: they read these once. Programs that a test starts inherit them.
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
+os.environ.setdefault("GOMP_SPINCOUNT", "1000")  # as minillm does, which many tests import after torch
 if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ["OMP_NUM_THREADS"] = (
         "1"  # the workers are the parallelism; threads on top of them only get in each other's way
@@ -53,7 +54,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if hypothesis.is_hypothesis_test(getattr(item, "obj", None)):
             item.add_marker("fuzz")
-        if "browser" in getattr(item, "fixturenames", ()) and "MINILLM_SITE" not in os.environ:
+        if {"browser", "site"} & set(getattr(item, "fixturenames", ())) and "MINILLM_SITE" not in os.environ:
             item.add_marker("ci")  # which has built the site by then, and says where it lies
     marked = [item for item in items if item.get_closest_marker("gpu")]
     if not marked:
@@ -70,8 +71,8 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
     if config.option.markexpr == "not ci" and config.args_source is pytest.Config.ArgsSource.TESTPATHS:
         terminalreporter.write_line(
             "Left to CI (.ci/run): all but the first of each exercise's planted mistakes, lessons in other widths and "
-            "with other questions, their stops and F5 but for lesson 03's (pytest -m ci), longer fuzzing "
-            "(MINILLM_FUZZ=long pytest -m fuzz), the site in a browser"
+            "with other questions, stops and F5 but for lesson 03's, Triton's kernels in all shapes and backends, the "
+            "longest benchmarks (pytest -m ci), longer fuzzing (MINILLM_FUZZ=long pytest -m fuzz), the site"
         )
 
 

@@ -11,9 +11,9 @@ if TYPE_CHECKING:
 
 app = typer.Typer(help="Write functions of the engine yourself.", invoke_without_command=True, rich_markup_mode=None)
 
-Lesson = Annotated[str, typer.Argument(metavar="NN", help="The lesson's number, such as 03.")]
-Exercise = Annotated[str, typer.Argument(metavar="ID", help="The exercise, such as 3.1.")]
-Either = Annotated[str, typer.Argument(metavar="[ID]", help="An exercise (3.1), or all of a lesson (03).")]
+Lesson = Annotated[str, typer.Argument(metavar="NN", help="The lesson's number, such as 03; or build1.")]
+Exercise = Annotated[str, typer.Argument(metavar="ID", help="The exercise, such as 3.1 or build1.")]
+Either = Annotated[str, typer.Argument(metavar="[ID]", help="An exercise (3.1, build1), or all of a lesson (03).")]
 Patience = Annotated[float, typer.Option(min=0.1, metavar="SECONDS", help="A test that takes longer is stopped.")]
 Pdb = Annotated[bool, typer.Option("--pdb", help="Open Python's debugger where a test fails.")]
 
@@ -71,20 +71,27 @@ def hint(exercise: Exercise, plain: Plain = False) -> None:
 def diff(exercise: Exercise, plain: Plain = False) -> None:
     """Yours beside the engine's own, and where a run first differs. The list notes that you have looked."""
     from minillm.learn.diff import diff
-    from minillm.learn.registry import task
+    from minillm.learn.registry import builds, task
 
-    diff(task(exercise), _console(plain))
+    if exercise in builds():
+        from minillm.learn.build_views import show_answer
+
+        show_answer(builds()[exercise], _console(plain))
+    else:
+        diff(task(exercise), _console(plain))
 
 
 @app.command()
 def race(lesson: Lesson, plain: Plain = False) -> None:
     """Yours against the engine's own: the same tokens, and how many a second?"""
+    from minillm.learn.build_views import race_build
     from minillm.learn.race import race
-    from minillm.learn.registry import choose
+    from minillm.learn.registry import builds, choose
     from minillm.learn.todo import Todo
 
     try:
-        same = race(choose(lesson), _console(plain))
+        build = builds().get(lesson)
+        same = race_build(build, _console(plain)) if build else race(choose(lesson), _console(plain))
     except Todo as todo:
         raise ValueError(str(todo.first())) from None
     if not same:

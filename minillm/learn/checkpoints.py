@@ -21,11 +21,13 @@ from typing import Any
 import psutil
 
 from minillm.debug.open_line import is_terminal
+from minillm.learn.build import Build
 from minillm.learn.explain import dumped, why_died, why_failed, why_stopped
 from minillm.learn.home import clone
 from minillm.learn.tasks import Task
 
 PATIENCE = 10.0  # seconds of its own that a test may take
+LARGER = 6  # so many times that, for a test of a build, which tries many examples
 ON_THE_WALL = 6  # so many times that, if other programs have the processor
 READY = 60.0  # seconds for what comes before a test: Python, torch, a model
 TOO_MUCH = 20_000_000  # bytes that one test may print
@@ -113,6 +115,8 @@ class _Run:
     def _environment(self) -> dict[str, str]:
         given = {"folder": str(self.folder), "terminal": self.terminal, "pdb": self.wishes.debug}
         kept = {name: value for name, value in os.environ.items() if name not in ("MINILLM_MINE", "PYTEST_ADDOPTS")}
+        for task in self.tasks:
+            kept |= task.environment
         return {**kept, "PYTHONIOENCODING": "utf-8", "MINILLM_CHECK": json.dumps(given), "PYTEST_TIMEOUT": "0"}
 
     def outcomes(self) -> Iterator[Outcome]:
@@ -177,7 +181,8 @@ class _Run:
             self.from_byte, self.clock = event["output"], Clock(self.process.pid, READY)
             yield Outcome(self._task(self.current), in_words(self.current), "running")
         elif kind == "mine":
-            self.from_byte, self.clock = event["output"], Clock(self.process.pid, self.wishes.patience)
+            patience = self.wishes.patience * (LARGER if isinstance(self._task(self.current), Build) else 1)
+            self.from_byte, self.clock = event["output"], Clock(self.process.pid, patience)
         elif kind == "debugger":
             self.clock.stop()
             self._talk(True)

@@ -37,7 +37,7 @@ def why_failed(task: Task, told: dict[str, Any]) -> tuple[str, list[str]]:
     if kind == "RecursionError":
         return f"RecursionError: {_loop_of_calls(mine)}", _place(frames, _once(mine))
     message = f"{kind}: {text}" if text else kind
-    if kind == "TypeError" and not mine and (signatures := _signatures(task, text)):
+    if kind == "TypeError" and not mine and task.target and (signatures := _signatures(task, text)):
         return message, signatures
     return message, _place(frames, mine) if mine else [*_elsewhere(frames), *_where_yours_begins(task)]
 

@@ -1,6 +1,9 @@
 """Where things are: the clone with its lessons and checkpoints, and the learner's own folder in it."""
 
 import os
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import minillm
@@ -30,10 +33,18 @@ def my_folder() -> Path:
 
 
 def my_file(number: str) -> Path:
-    """``my/ex03.py``: the learner's functions of lesson "03"."""
-    return my_folder() / f"ex{number}.py"
+    """``my/ex03.py``: the learner's functions of lesson "03"; of "build1", ``my/build1.py``."""
+    return my_folder() / (f"{number}.py" if number.startswith("build") else f"ex{number}.py")
 
 
 def shown(path: Path) -> str:
     """A path as the learner would type it: short if it lies below the current folder."""
     return os.path.relpath(path) if path.is_relative_to(Path.cwd()) else str(path)
+
+
+def python() -> str:
+    """This Python as the learner would type it: ``python`` where that is the one, as in an activated environment."""
+    found = shutil.which("python")
+    if found and os.path.abspath(found) == os.path.abspath(sys.executable):
+        return "python"
+    return subprocess.list2cmdline([shown(Path(os.path.abspath(sys.executable)))])

@@ -174,11 +174,17 @@ class Lesson:
                 raise SystemExit(0)
 
     def end(self, *try_next: str) -> None:
-        """What to try next."""
+        """What to try next, and where the lesson's chapter, exercises and quiz are."""
+        from minillm.learn.home import python
+        from minillm.learn.onward import onward  # here: the header does not wait for it
+
         self.part("Try next")
         for text in try_next:
-            self.console.print(Padding(Text.from_markup("- " + " ".join(text.split())), (0, 0, 0, 2)))
+            typed = " ".join(text.split()).replace("python -m minillm", f"{python()} -m minillm")
+            self.console.print(Padding(Text.from_markup(f"- {typed}"), (0, 0, 0, 2)))
         self.console.print()
+        if further := onward(self.number):
+            self.console.print(Padding(further, (0, 0, 1, 2)), highlight=False)
 
     def _header(self) -> None:
         self.console.print(Rule(Text(f"Lesson {self.number:02}: {self.title}", style="title")))

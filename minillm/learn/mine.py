@@ -10,6 +10,7 @@ from textwrap import dedent
 from types import CellType, FunctionType, ModuleType
 from typing import Any
 
+from minillm.learn.build import Build
 from minillm.learn.home import my_file, shown
 from minillm.learn.registry import lesson_tasks
 from minillm.learn.source import Source, definition, probe_lines
@@ -51,6 +52,18 @@ def load(number: str, source: Source | None = None) -> ModuleType:
     return module
 
 
+def load_build(build: Build, source: Source | None = None) -> ModuleType:
+    """The learner's file of a build. MineError names what the engine would call, if it is not there."""
+    module = load(build.number, source)
+    for name in build.names:
+        if not hasattr(module, name):
+            raise MineError(
+                f"{shown(my_file(build.number))} has no {name}, which the engine calls by this name. Was it renamed? "
+                f"Rename it back, or begin anew: python -m minillm learn reset {build.id}"
+            )
+    return module
+
+
 def functions_of(module: ModuleType, tasks: Iterable[Task]) -> dict[str, Any]:
     """Target -> the learner's function, for some tasks of one lesson. MineError names one that is not there.
 
@@ -89,7 +102,8 @@ def blame(error: BaseException, path: Path) -> str:
 
 def written(source: Source, tasks: Iterable[Task]) -> list[Task]:
     """The tasks that no longer raise `Todo`. One that is not there at all counts: whoever loads it says so."""
-    return [task for task in tasks if not any(_raises_todo(node) for node in source.find(task.qualname))]
+    found = [(task, source.find(task.qualname) if task.target else [source.tree]) for task in tasks]
+    return [task for task, nodes in found if not any(_raises_todo(node) for node in nodes)]
 
 
 def _raises_todo(node: ast.AST) -> bool:
@@ -99,6 +113,8 @@ def _raises_todo(node: ast.AST) -> bool:
 def probes_left_out(source: Source, tasks: Iterable[Task]) -> Iterator[tuple[Task, str]]:
     """Probes that the engine's functions have and the learner's lack: what lessons draw from them will be missing."""
     for task in tasks:
+        if not task.target:
+            continue  # a build: there is no function of the engine's to compare it with
         mine = [name for node in source.find(task.qualname) for name, _ in probe_lines(node)]
         for name, _ in probe_lines(ast.parse(dedent(definition(task)))):
             if name not in mine:

@@ -10,7 +10,9 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from minillm.learn import builds as build_folders
 from minillm.learn import lessons as folders
+from minillm.learn.build import Build
 from minillm.learn.home import clone
 from minillm.learn.questions import Question
 from minillm.learn.tasks import Mistake, Task
@@ -116,16 +118,27 @@ def tasks() -> dict[str, Task]:
     return {task.id: task for place in lessons().values() for task in place.tasks}
 
 
+@lru_cache(maxsize=1)
+def builds() -> dict[str, Build]:
+    """Every build by its id ("build1"), in order."""
+    found = [path for home in build_folders.__path__ for path in Path(home).glob("build_[0-9]*")]
+    all_of_them = [Build.of(path) for path in sorted(found) if (path / "build.yaml").exists()]
+    return {build.id: build for build in all_of_them}
+
+
 def task(id: str) -> Task:
-    """One task. ValueError lists all if there is none of that id."""
-    if id not in tasks():
-        listed = "\n".join(f"  {task.id}  {task.title}" for task in tasks().values())
+    """One task or build. ValueError lists all if there is none of that id."""
+    known = {**tasks(), **builds()}
+    if id not in known:
+        listed = "\n".join(f"  {task.id}  {task.title}" for task in known.values())
         raise ValueError(f"there is no exercise {id!r}; there are\n{listed}")
-    return tasks()[id]
+    return known[id]
 
 
 def lesson_tasks(number: str) -> list[Task]:
-    """The tasks of lesson "3" or "03". ValueError lists the lessons that have any."""
+    """The tasks of lesson "3" or "03", or the build "build1". ValueError lists the lessons that have any."""
+    if number in builds():
+        return [builds()[number]]
     found = [task for task in tasks().values() if task.number == number.zfill(2)]
     if not found:
         listed = _listed([place for place in lessons().values() if place.tasks])
@@ -134,7 +147,7 @@ def lesson_tasks(number: str) -> list[Task]:
 
 
 def choose(wanted: str) -> list[Task]:
-    """What "3.1" or "03" stands for."""
+    """What "3.1", "03" or "build1" stands for."""
     return [task(wanted)] if "." in wanted else lesson_tasks(wanted)
 
 

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from textwrap import dedent, indent
 
+from minillm.learn.build import Build
 from minillm.learn.home import my_file
 from minillm.learn.mine import MineError, read_mine
 from minillm.learn.progress import Progress
@@ -34,6 +35,8 @@ engine's own, so self has everything that it has there. Helpers of your own, fun
 
 def exercise(tasks: list[Task], bodies: Mapping[str, str] | None = None) -> str:
     """The text of an exercise file. ``bodies``: whole functions to stand there in place of stubs, by task id."""
+    if isinstance(tasks[0], Build):
+        return (bodies or {}).get(tasks[0].id) or tasks[0].contract
     functions = {task.id: (bodies or {}).get(task.id) or stub(task) for task in tasks}
     homes: dict[tuple[str, str], list[Task]] = {}  # functions stand alone, methods by their class
     for task in tasks:
@@ -152,6 +155,8 @@ def put_stub(text: str, task: Task) -> str:
 
 def is_stub(text: str, task: Task) -> bool:
     """Whether the function is still as it was handed out."""
+    if isinstance(task, Build):
+        return text == task.contract
     source = Source(text, ast.parse(text))
     found = "\n\n".join(source.cut(node) for node in source.find(task.qualname))
     return dedent(found) == dedent(stub(task))

@@ -15,11 +15,13 @@ import os
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from types import ModuleType
 from typing import Any
 
+from minillm.learn.build import Build
 from minillm.learn.home import my_file, my_folder, shown
-from minillm.learn.mine import MineError, blame, functions_of, load, probes_left_out, read_mine, written
+from minillm.learn.mine import MineError, blame, functions_of, load, load_build, probes_left_out, read_mine, written
 from minillm.learn.registry import lesson_tasks, task
 from minillm.learn.tasks import Task
 from minillm.learn.todo import Todo
@@ -34,9 +36,16 @@ def mine(tasks: Iterable[Task]) -> Iterator[None]:
     """Inside, these tasks' functions are those of the learner's files, here and in processes that are started here."""
     tasks = list(tasks)
     functions: dict[str, Any] = {}
-    for number in dict.fromkeys(one.number for one in tasks):
-        functions |= functions_of(load(number), [one for one in tasks if one.number == number])
-    with swapped(functions), _told_to_children(tasks):
+    with ExitStack() as stack:
+        for number in dict.fromkeys(one.number for one in tasks):
+            chosen = [one for one in tasks if one.number == number]
+            if isinstance(chosen[0], Build):
+                stack.enter_context(chosen[0].placed(partial(load_build, chosen[0])))
+            else:
+                functions |= functions_of(load(number), chosen)
+        if functions:
+            stack.enter_context(swapped(functions))
+        stack.enter_context(_told_to_children(tasks))
         yield
 
 

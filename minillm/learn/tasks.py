@@ -66,6 +66,11 @@ class Task:
         return f"docs/lessons/{self.lesson}.md"
 
     @property
+    def environment(self) -> dict[str, str]:
+        """Variables that must be set where its tests run."""
+        return {}
+
+    @property
     def file(self) -> str:
         """``minillm/kvcache/pages.py``: where the reference stands."""
         return self.module.replace(".", "/") + ".py"

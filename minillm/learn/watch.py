@@ -36,6 +36,8 @@ class Watch:
     def __init__(self, tasks: list[Task], console: Console, keys: Keys, patience: float) -> None:
         self.tasks, self.console, self.keys = tasks, console, keys
         self.path = my_file(tasks[0].number)
+        number, name = tasks[0].number, tasks[0].lesson[3:].replace("_", " ")
+        self.name = f"Lesson {number}, {name}" if number.isdigit() else number
         self.current = self._first_open()
         self.seen: object = "nothing yet"
         self.key = ""  # pressed while a check ran
@@ -71,8 +73,7 @@ class Watch:
             self.current = self._after(self.current)
             return True  # the next one; behind the last one, all of them once more
         if done:
-            number = self.tasks[0].number
-            words = f"All of lesson {number} is done. Race it: python -m minillm learn race {number}"
+            words = f"All of {self.name} is done. Race it: python -m minillm learn race {self.tasks[0].number}"
             self.console.print(Text(words, style="good"))
         elif not self.current:
             self.current = self._first_open()
@@ -121,8 +122,7 @@ class Watch:
         done = sum(progress.done(task.id) for task in self.tasks)
         filled = WIDTH * done // len(self.tasks)
         bar = f"[{'#' * filled}{'-' * (WIDTH - filled)}]"
-        name = self.tasks[0].lesson[3:].replace("_", " ")
-        line = f"Lesson {self.tasks[0].number}, {name}  {bar} {done} of {len(self.tasks)}"
+        line = f"{self.name}  {bar} {done} of {len(self.tasks)}"
         self.console.print(Text(("" if clear else "\n") + line + "\n", style="title"), soft_wrap=True)
 
     def _bottom(self) -> None:

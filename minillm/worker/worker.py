@@ -5,6 +5,7 @@ from torch import nn
 
 from minillm.kvcache.storage import KVCache
 from minillm.models.weights import build_model, load_weights
+from minillm.openmp import warn_of_spinning
 from minillm.probe import probe
 from minillm.scheduler.plan import StepPlan
 from minillm.setup import Setup
@@ -29,6 +30,7 @@ class Worker:
 
     def __init__(self, setup: Setup) -> None:
         self.setup = setup
+        warn_of_spinning(setup.device)
         self.before = DeviceMemory.look(setup.device)
         self.platform = Platform(setup)
         self.model = self._make_model()

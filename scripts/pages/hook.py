@@ -17,7 +17,7 @@ from mkdocs.structure.files import File, Files
 ROOT = Path(__file__).resolve().parents[2]
 sys.path[:0] = [path for path in (str(ROOT), str(ROOT / "scripts")) if path not in sys.path]
 
-from pages import api, marks, nav, pictures, probes, runs  # noqa: E402
+from pages import api, claims, forge, marks, nav, pictures, probes, runs  # noqa: E402
 from pages.clone import COMMAND, lesson_files  # noqa: E402
 
 log = logging.getLogger("mkdocs.hooks.minillm")  # below mkdocs's own: with --strict, what it warns of is an error
@@ -49,7 +49,7 @@ def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
     """A page is read: what is made comes in at its marks."""
     path = page.file.src_uri
     try:
-        return marks.fill(markdown, path)
+        return marks.fill(forge.for_site(claims.without(markdown)), path)
     except FileNotFoundError:  # a chapter before its lesson was recorded; `made_files` has told of it
         return markdown
     except ValueError as error:

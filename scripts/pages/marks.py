@@ -5,17 +5,21 @@
     <!-- end -->
 
 The built site has in its place what the maker of that name makes. Read as a file, or on a forge, comments do not show,
-and the words between them say what would be there and how to see it.
+and the words between them say what would be there and how to see it. A picture that is made has its words between them:
+
+    <!-- made: picture img/rooms.svg -->
+    *The built site shows a picture here.* The folders of minillm as floors of a house.
+    <!-- end -->
 """
 
 import re
 from collections.abc import Callable
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 
 from pages import glossary, probes, runs
 from pages.exercises import of_lesson as exercises_of
 
-MARK = re.compile(r"^<!-- made: (\w+) -->\n(.*?)^<!-- end -->$", flags=re.MULTILINE | re.DOTALL)
+MARK = re.compile(r"^<!-- made: (\w+)(?: (\S+))? -->\n(.*?)^<!-- end -->$", flags=re.MULTILINE | re.DOTALL)
 
 # What a chapter takes in: made from the lesson's number.
 OF_LESSONS: dict[str, Callable[[str], str]] = {
@@ -28,7 +32,9 @@ OF_ALL: dict[str, Callable[[], str]] = {
     "breakpoints": probes.guide,
     "glossary": glossary.page,
     "settings": glossary.settings,
+    "calculator": lambda: (Path(__file__).parent / "calculator.html").read_text(encoding="utf-8").rstrip(),
 }
+PICTURE = "*The built site shows a picture here.* "
 
 
 def fill(markdown: str, page: str) -> str:
@@ -36,7 +42,14 @@ def fill(markdown: str, page: str) -> str:
     begun, whole = markdown.count("<!-- made:"), len(MARK.findall(markdown))
     if begun != whole:
         raise ValueError(f"{page}: {begun} marks <!-- made: NAME --> begin, {whole} end with <!-- end -->")
-    return MARK.sub(lambda mark: make(mark[1], page), markdown)
+    return MARK.sub(lambda mark: show(mark[2], mark[3], page) if mark[2] else make(mark[1], page), markdown)
+
+
+def show(path: str, words: str, page: str) -> str:
+    """A picture that is made, with the words that stand for it elsewhere."""
+    if not words.startswith(PICTURE):
+        raise ValueError(f"{page}: the words for {path} do not begin with {PICTURE!r}")
+    return f"![{' '.join(words.removeprefix(PICTURE).split())}]({path})"
 
 
 def make(name: str, page: str) -> str:

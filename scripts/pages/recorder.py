@@ -82,18 +82,31 @@ def _parts(found: list[dict[str, Any]]) -> list[Part]:
 def _run(number: str, *options: str) -> dict[str, Any]:
     """What pages/record.py writes of a run; Failed with the lesson's last words if it fails."""
     script = lesson_files()[number]
-    ours = ("MINILLM_BREAK", "MINILLM_LOG", "MINILLM_MINE", "NO_COLOR", "FORCE_COLOR", "COLUMNS")
-    environment = {key: value for key, value in os.environ.items() if key not in ours}
-    environment["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT / "scripts"), os.environ.get("PYTHONPATH")]))
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "run.json"
         done = subprocess.run(
             [sys.executable, "-m", "pages.record", str(script), str(out), *options],
-            cwd=ROOT, env=environment, stdin=subprocess.DEVNULL, capture_output=True, text=True, encoding="utf-8",
+            cwd=ROOT, env=surroundings(), stdin=subprocess.DEVNULL, capture_output=True, text=True, encoding="utf-8",
         )  # fmt: skip
         if done.returncode:
             raise Failed(f"{script.name} ended with status {done.returncode}:\n{(done.stdout + done.stderr)[-2000:]}")
         return json.loads(out.read_text(encoding="utf-8"))
+
+
+def surroundings() -> dict[str, str]:
+    """The environment that a lesson is recorded in: the same one wherever that happens.
+
+    Nothing that changes what it does or how wide it prints; and one place for files that it leaves, because it says
+    where.
+    """
+    ours = ("MINILLM_BREAK", "MINILLM_LOG", "MINILLM_MINE", "NO_COLOR", "FORCE_COLOR", "COLUMNS", "LINES", "TERM")
+    found = {key: value for key, value in os.environ.items() if key not in ours}
+    found["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT / "scripts"), os.environ.get("PYTHONPATH")]))
+    here = Path(sys.executable).parent  # as in an activated environment: what a lesson tells to type begins with python
+    found["PATH"] = os.pathsep.join([str(here), found.get("PATH", "")])
+    if os.name == "posix":
+        found["TMPDIR"] = "/tmp"
+    return found
 
 
 def command(numbers: list[str]) -> str:

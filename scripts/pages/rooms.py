@@ -10,7 +10,7 @@ PURPLE, ORANGE, GREEN, BLUE, WHITE = (
     ("#F6DFEC", "#CC79A7"), ("#FBE7C1", "#E69F00"), ("#CBEBDF", "#009E73"), ("#D9EEFB", "#56B4E9"),
     ("#FFFFFF", "#C9CFD6"),
 )  # fmt: skip
-# The first room of a floor -> what the floor is, and its colour: by what it is for.
+# A room of a floor -> what the floor is, and its colour: by what it is for.
 FLOORS = {
     "__main__": ("the commands begin here, and the lessons", PURPLE),
     "cli": ("what each command does", PURPLE),
@@ -29,7 +29,7 @@ FLOORS = {
     "config": ("what was asked for; a checkpoint; a request; ranks", BLUE),
     "sampling_params": ("what a request wants; JSON files; how others spell a config", BLUE),
     "checks": ("is a value one of these?", BLUE),
-    "probe": ("the one probe, on the ground: seen from every floor", WHITE),
+    "probe": ("on the ground, seen from every floor: the one probe", WHITE),
 }
 FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', Arial, 'DejaVu Sans', sans-serif"
 TOP, HEIGHT, STEP = 56, 46, 50
@@ -53,7 +53,7 @@ def called(room: str) -> str:
 def picture() -> str:
     """ValueError names a floor of which `FLOORS` says nothing."""
     rows, height = floors(), TOP + STEP * len(floors()) + 72
-    if unknown := [floor[0] for floor in rows if floor[0] not in FLOORS]:
+    if unknown := [floor[0] for floor in rows if FLOORS.keys().isdisjoint(floor)]:
         raise ValueError(f"scripts/pages/rooms.py says nothing of the floor of {', '.join(unknown)}")
     parts = [
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 600 {height}" width="600" height="{height}" role="img" '
@@ -66,7 +66,7 @@ def picture() -> str:
         '<text x="24" y="38" class="b" style="font-size:17px">The house: imports only go down</text>',
     ]
     for index, floor in enumerate(rows):
-        words, (fill, edge) = FLOORS[floor[0]]
+        words, (fill, edge) = FLOORS[next(room for room in floor if room in FLOORS)]
         y = TOP + STEP * index
         names = " · ".join(map(called, floor))
         parts += [

@@ -49,6 +49,7 @@ def test_quick_on_a_tiny_model(tiny: Path, tmp_path: Path) -> None:
     assert "nano-16" in out
 
 
+@pytest.mark.ci
 def test_probe_cost_on_a_tiny_model(tiny: Path) -> None:
     _, found = bench("probes", "--rounds", "1", "--tokens", "4", "--model", str(tiny))
     assert found["passed"] > 0 and len(found["with_s"]) == len(found["without_s"]) == 1
@@ -124,7 +125,9 @@ with Checkpoints("nano-llama") as checkpoints:
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="signals are another matter there")
-@pytest.mark.parametrize("kind", ["SIGTERM", "SIGHUP", "SIGINT"])
+@pytest.mark.parametrize(
+    "kind", ["SIGTERM", *(pytest.param(name, marks=pytest.mark.ci) for name in ("SIGHUP", "SIGINT"))]
+)
 def test_nothing_stays_behind_when_it_is_ended(kind: str) -> None:
     number = getattr(signal, kind)
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "encoding": "utf-8"}

@@ -135,12 +135,19 @@ def test_colour_adds_nothing_but_colour(scene: Scene) -> None:
 
 
 def test_consoles(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TERM", "xterm")
     assert "\x1b" not in show("[new]x[/new]", plain=False), "a pipe gets no control codes"
     assert "\x1b" in show("[new]x[/new]", plain=False, force_terminal=True)
     monkeypatch.setenv("NO_COLOR", "1")
     assert "48;2" not in show("[new]x[/new]", plain=False, force_terminal=True, color_system="truecolor")
     assert not make_console(plain=True, force_terminal=True).is_terminal
     assert isinstance(make_console(), Console)
+
+
+def test_a_width_that_is_asked_for_holds_in_any_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    for terminal in ("dumb", "xterm", "unknown"):
+        monkeypatch.setenv("TERM", terminal)
+        assert make_console(width=100, force_terminal=True).width == 100, terminal
 
 
 def test_letters() -> None:

@@ -221,3 +221,26 @@ def test_an_unknown_lesson_is_refused() -> None:
     command = [sys.executable, str(ROOT / "scripts" / "record_runs.py"), "--check", "99"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 1 and "There is no lesson 99" in done.stderr
+
+
+def test_a_lesson_prints_the_same_whatever_the_variables_around_it(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """A real run of a script that prints what depends on them: the width, colours, and where temporary files lie."""
+    script = tmp_path / "03_short.py"
+    script.write_text(
+        "import tempfile\n"
+        "from minillm.learn.lesson import Lesson\n"
+        "lesson = Lesson(3, 'Short', turns_on='nothing', buys='nothing', breaks='kv.allocate')\n"
+        "def main():\n"
+        "    lesson.part('One')\n"
+        "    lesson.say(tempfile.gettempdir() + ' word' * 40)\n"
+        "lesson.run(main)\n",
+        encoding="utf-8",
+    )
+    monkeypatch.setattr(recorder, "lesson_files", lambda: {"03": script})
+    usual = recorder.counting("03")
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    for name, value in {"TERM": "dumb", "COLUMNS": "40", "NO_COLOR": "1", "MINILLM_LOG": "kv.*"}.items():
+        monkeypatch.setenv(name, value)
+    assert recorder.counting("03") == usual

@@ -22,7 +22,11 @@ needs_triton = pytest.mark.skipif(find_spec("triton") is None, reason="triton is
 @needs_triton
 @pytest.mark.parametrize(
     ("file", "least"),
-    [("kernels/test_kernels.py", 30), ("attention/test_backends.py", 20), ("kernels/interpreted_triton.py", 30)],
+    [
+        ("kernels/test_kernels.py", 30),
+        pytest.param("attention/test_backends.py", 20, marks=pytest.mark.ci),  # half a minute each
+        pytest.param("kernels/interpreted_triton.py", 30, marks=pytest.mark.ci),
+    ],
 )
 def test_in_the_interpreter(file: str, least: int) -> None:
     """The tests that every kernel and backend passes, and what only these have."""

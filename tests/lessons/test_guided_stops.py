@@ -36,7 +36,7 @@ def stops_of(path: Path) -> list[Stop]:
     """Each command of the chapter's guided stops, with its table."""
     found = []
     for section in re.findall(r"^### A guided stop.*?(?=^##|\Z)", path.read_text(encoding="utf-8"), re.M | re.S):
-        for command, text in re.findall(r"```bash\n(.*?)\n```(.*?)(?=```bash|\?\?\? tip|\Z)", section, re.S):
+        for command, text in re.findall(r"```bash\n(.*?)\n```(.*?)(?=```bash|<details>|\Z)", section, re.S):
             lines = [line.strip("|").split("|") for line in text.splitlines() if line.startswith("| `")]
             found.append(Stop(path.stem, command, [row_of(*cells) for cells in lines]))
     return found

@@ -111,7 +111,7 @@ def test_other_widths_questions_and_log_points(lesson: Path, run: Callable[..., 
     assert lines and all(re.match(r"step \d+ +kv\.allocate +request=r\d+ +pages=", line) for line in lines)
 
 
-@each_lesson
+@one_lesson
 def test_a_reader_that_leaves_is_no_error(lesson: Path) -> None:
     """``python lessons/01_first_token.py | head -1``."""
     command = [sys.executable, "-u", str(lesson), "--plain"]

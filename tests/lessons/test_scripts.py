@@ -64,3 +64,28 @@ def test_another_error_while_it_imports_is_told_by_python() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], env=environment(80), capture_output=True, encoding="utf-8")
     assert done.returncode == 1 and "Traceback" in done.stderr and "ImportError: no torch" in done.stderr
+
+
+@pytest.mark.parametrize("activated", [True, False])
+def test_a_lesson_ends_with_its_chapter_its_first_exercise_and_its_quiz(activated: bool, tmp_path: Path) -> None:
+    """As commands that can be typed where the learner is, also by somebody who never activated the environment."""
+    script, here = tmp_path / "end.py", Path(sys.executable).parent
+    script.write_text(
+        "from minillm.learn.lesson import Lesson\nlesson = Lesson(3, 'T', 'a', 'b', 'kv.free')\n"
+        "lesson.run(lambda: lesson.end('Or: [bold]python -m minillm memory[/]'))\n"
+    )
+    variables = {"PATH": str(here) if activated else str(tmp_path), "PYTHONPATH": str(LESSONS[0].parents[1])}
+    done = subprocess.run(
+        [sys.executable, str(script), "--plain"], env=environment(200, **variables), capture_output=True,
+        encoding="utf-8", cwd=LESSONS[0].parents[1], timeout=60,
+    )  # fmt: skip
+    python = "python" if activated else sys.executable
+    if not activated and here.is_relative_to(LESSONS[0].parents[1]):
+        python = str(Path(sys.executable).relative_to(LESSONS[0].parents[1]))
+    assert [line.strip() for line in done.stdout.splitlines()[-7:] if line.strip()] == [
+        f"- Or: {python} -m minillm memory",
+        "Read  docs/lessons/03_paged_attention.md",
+        f"Write  {python} -m minillm learn start 03",
+        f"{python} -m minillm learn check 3.1",
+        f"Answer  {python} lessons/03_paged_attention.py --quiz",
+    ], done.stdout + done.stderr

@@ -107,6 +107,8 @@ def make_console(plain: bool = False, width: int | None = None, **options: Any) 
     colours. Further options are rich's own (``record=True``, ``file=...``).
     """
     settings: dict[str, Any] = {"width": width, "highlight": False, "emoji": False, "theme": Theme(STYLES), **options}
+    if width is not None:
+        settings.setdefault("height", 25)  # without one, rich takes 80 columns wherever TERM is "dumb"
     if plain:
         settings |= {"color_system": None, "force_terminal": False, "force_interactive": False}
     return _PlainConsole(**settings) if plain else _Console(**settings)

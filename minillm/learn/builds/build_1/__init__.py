@@ -1,0 +1,1 @@
+"""Build 1: a scheduler with its pool of pages."""
