@@ -60,10 +60,10 @@ class Terminal:
         if not select.select([self.file], [], [], 0.2)[0]:
             return True
         try:
-            text = os.read(self.file, 65536).decode(errors="replace")
+            raw = os.read(self.file, 65536).decode(errors="replace")
         except OSError:  # the other end is closed
             return False
-        text = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", text).replace("\r", "")
+        text = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", raw).replace("\r", "")
         self.seen += text
         self.everything += text
-        return bool(text)
+        return bool(raw)

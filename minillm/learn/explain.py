@@ -25,6 +25,10 @@ def why_failed(task: Task, told: dict[str, Any]) -> tuple[str, list[str]]:
     """An exception as its message, and the lines below it."""
     kind, text, frames = told["kind"], told["text"], told["frames"]
     mine = _mine(task, frames)
+    if signatures := _signatures(task, text):
+        return text.splitlines()[0], signatures
+    if "RecursionError" in (kind, *text.split(": ")[0].split()):
+        return f"RecursionError: {_loop_of_calls(mine)}", _place(frames, mine)
     if kind in ("AssertionError", "Failed"):
         message = re.split(r"\nassert |\n  ?\+ ", text)[0]
         if missed := re.match(r"DID NOT RAISE <class '(?:[\w.]*\.)?(\w+)'>", message):
@@ -34,11 +38,7 @@ def why_failed(task: Task, told: dict[str, Any]) -> tuple[str, list[str]]:
         return message, [] if names_it else _place(frames, mine) if mine else _where_yours_begins(task)
     if kind == "SystemExit":
         return "your code ends the whole program (exit, quit or SystemExit)", _place(frames, mine)
-    if kind == "RecursionError":
-        return f"RecursionError: {_loop_of_calls(mine)}", _place(frames, _once(mine))
     message = f"{kind}: {text}" if text else kind
-    if kind == "TypeError" and not mine and task.target and (signatures := _signatures(task, text)):
-        return message, signatures
     return message, _place(frames, mine) if mine else [*_elsewhere(frames), *_where_yours_begins(task)]
 
 
@@ -87,7 +87,7 @@ def _mine(task: Task, frames: Sequence[Frame]) -> list[Frame]:
 
 def _place(frames: Sequence[Frame], mine: Sequence[Frame]) -> list[str]:
     """The learner's lines on the way, then where the engine was left or entered by them."""
-    lines = [row for frame in mine[-MOST:] for row in _line("at", frame)]
+    lines = [row for frame in _once(mine)[-MOST:] for row in _line("at", frame)]
     if not mine:
         return lines
     first, last = frames.index(mine[0]), len(frames) - 1 - list(frames)[::-1].index(mine[-1])
@@ -129,9 +129,10 @@ def _yours(task: Task) -> Function | None:
 
 def _signatures(task: Task, text: str) -> list[str]:
     """Python says that the learner's function does not take what it is given: both first lines."""
-    theirs, yours = next(iter(Source.of_module(task.module).find(task.qualname)), None), _yours(task)
-    if not theirs or not yours or not re.match(rf"(\w+\.)*{re.escape(task.name)}\(\) ", text):
+    said = rf"\b{re.escape(task.name)}\(\) (takes|missing|got)\b"
+    if not task.target or not re.search(said, text.partition("\n")[0]) or not (yours := _yours(task)):
         return []
+    theirs = Source.of_module(task.module).find(task.qualname)[0]
     place = f"{shown(my_file(task.number))}, line {yours.lineno}"
     return [f"the engine calls:  {_head(theirs)}", f"yours is:          {_head(yours)}", f"at {place}"]
 
@@ -141,10 +142,9 @@ def _head(node: Function) -> str:
 
 
 def _loop_of_calls(mine: Sequence[Frame]) -> str:
-    names = list(dict.fromkeys(frame[2] for frame in mine))
-    if not names:
-        return "calls that call each other without an end"
-    return f"{names[0]} calls itself without an end" if len(names) == 1 else f"{', '.join(names)} call each other"
+    names = list(dict.fromkeys(frame[2] for frame in mine)) or ["something"]
+    ends = "without an end"
+    return f"{names[0]} calls itself {ends}" if len(names) == 1 else f"{', '.join(names)} call each other {ends}"
 
 
 def _once(frames: Sequence[Frame]) -> list[Frame]:

@@ -212,7 +212,7 @@ def test_watch_without_a_terminal(my: Path, tmp_path: Path) -> None:
         until("is no Python")
         until("watching")
         solve(my, "02", "2.1")
-        until("All of Lesson 02, KV cache is done.")
+        until("All of Lesson 02, kv cache is done.")
         process.terminate()
 
 
