@@ -1,6 +1,6 @@
 """What checkpoints share: comparisons that say in the engine's words what is wrong, and runs against Hugging Face."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -29,6 +29,31 @@ def close(got: Any, right: Tensor, what: str, axes: str, tolerance: float = 1e-4
         raise AssertionError(
             f"{what}: at {place} it is {float(got[index]):.5g}, and {float(right[index]):.5g} is right"
         )
+
+
+def whole_numbers(got: Any, right: list[int], what: str, axis: str) -> list[int]:
+    """``got`` is one row of as many whole numbers as ``right``, an array or a tensor; its numbers as a list."""
+    assert list(got.shape) == [len(right)], (
+        f"{what} have the shape {list(got.shape)}; one number for each {axis}, [{len(right)}], is right"
+    )
+    kind = str(got.dtype).removeprefix("torch.")
+    assert kind.startswith(("int", "uint")), f"{what} are numbers of type {kind}; whole ones, int64, are right"
+    return got.tolist()
+
+
+def refuses(call: Callable[[], Any], error: type[Exception], what: str) -> str:
+    """The call raises this error; what the error says."""
+    try:
+        got = call()
+    except error as raised:
+        return str(raised)
+    except Exception as other:
+        if isinstance(other, AssertionError) or type(other).__name__ == "Todo":
+            raise
+        raise AssertionError(
+            f"{what}: {error.__name__} is right, and {type(other).__name__} was raised: {other}"
+        ) from other
+    raise AssertionError(f"{what}: {error.__name__} is right, and nothing was raised; {got!r} came back")
 
 
 def tokens_of_hugging_face(oracle: Oracle, jobs: Sequence[Job], **settings: Any) -> None:

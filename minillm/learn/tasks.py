@@ -79,10 +79,12 @@ class Task:
 @dataclass(frozen=True)
 class Mistake:
     """A mistake that people make: in the engine's own function of a task, ``old`` becomes ``new``. One of the task's
-    tests then fails, and ``says`` is a part of what the learner reads."""
+    tests then fails, and ``says`` is a part of what the learner reads. hangs: the test would never end; it is stopped,
+    and the line that ran is told."""
 
     task: str
     name: str
     old: str
     new: str
     says: str
+    hangs: bool = False

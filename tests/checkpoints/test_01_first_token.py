@@ -4,7 +4,7 @@ import math
 from collections import Counter
 
 import torch
-from exercises import close, jobs_for, random, tokens_of_hugging_face
+from exercises import close, jobs_for, random, tokens_of_hugging_face, whole_numbers
 from tiny import Oracle
 from torch import Tensor
 
@@ -159,9 +159,17 @@ class TestKeepTop:
 
     def kept(self, top_k: int, top_p: float) -> list[int]:
         probs = torch.tensor([self.ROW], dtype=torch.float64)
-        return (
-            sampler.keep_top(probs, torch.tensor([top_k]), torch.tensor([top_p]).double())[0].nonzero()[:, 0].tolist()
+        return self.tokens_kept(probs, torch.tensor([top_k]), torch.tensor([top_p]).double())[0]
+
+    @staticmethod
+    def tokens_kept(probs: Tensor, top_k: Tensor, top_p: Tensor) -> list[list[int]]:
+        """The tokens of each row that stay."""
+        got = sampler.keep_top(probs.clone(), top_k, top_p)
+        assert list(got.shape) == list(probs.shape), (
+            f"of probabilities [request, token] {list(probs.shape)} as many come back, at their places; the shape is "
+            f"{list(got.shape)}"
         )
+        return [row.nonzero()[:, 0].tolist() for row in got]
 
     def test_top_k_keeps_so_many(self) -> None:
         for top_k in (1, 2, 3, 5, 9):
@@ -191,9 +199,9 @@ class TestKeepTop:
     def test_every_request_has_its_own_settings(self) -> None:
         probs = torch.softmax(random(4, 30, scale=2), dim=-1)
         ks, ps = [ALL, 3, 20, 1], [0.7, 1.0, 0.5, 0.9]
-        kept = sampler.keep_top(probs, torch.tensor(ks), torch.tensor(ps))
+        kept = self.tokens_kept(probs, torch.tensor(ks), torch.tensor(ps))
         for r, (k, p) in enumerate(zip(ks, ps)):
-            got, right = kept[r].nonzero()[:, 0].tolist(), kept_by_hand(probs[r].tolist(), k, p)
+            got, right = kept[r], kept_by_hand(probs[r].tolist(), k, p)
             assert got == right, f"request {r} (top_k={k}, top_p={p}): tokens {got} stay, and {right} is right"
 
     def test_the_engine_draws_only_from_what_is_kept(self, oracle: Oracle) -> None:
@@ -220,11 +228,7 @@ class TestSample:
     @staticmethod
     def tokens(logits: Tensor, settings: SamplingBatch | None) -> list[int]:
         got = sampler.sample(logits, settings)
-        assert isinstance(got, Tensor), f"sample gives a tensor of token ids [R]; this is {got!r}"
-        assert list(got.shape) == [len(logits)], (
-            f"{len(logits)} requests sample, tokens of shape {list(got.shape)} came"
-        )
-        return got.tolist()
+        return whole_numbers(got, [0] * len(logits), f"the tokens of {len(logits)} requests", "request")
 
     def test_without_settings_every_request_is_greedy(self) -> None:
         got = self.tokens(torch.tensor([[0.0, 3.0, 1.0], [5.0, -1.0, 4.0]]), None)

@@ -1,9 +1,8 @@
 """Checkpoint 03: pages. Oracles: Python lists and dictionaries that say who holds what, and where it lies."""
 
 import numpy as np
-import pytest
 import torch
-from exercises import jobs_for, tokens_of_hugging_face
+from exercises import jobs_for, refuses, tokens_of_hugging_face, whole_numbers
 from paged import make_cache, make_shape
 from tiny import Oracle
 from torch import Tensor
@@ -40,9 +39,8 @@ class TestAllocate:
     def test_none_is_taken_if_there_are_too_few(self) -> None:
         pool = PagePool(5, 4)
         pool.allocate(2)
-        with pytest.raises(OutOfPages) as raised:
-            pool.allocate(4)
-        assert str(raised.value), "OutOfPages should say how many pages were asked for, and how many are free"
+        said = refuses(lambda: pool.allocate(4), OutOfPages, "4 pages are asked for, 3 are free")
+        assert said, "OutOfPages should say how many pages were asked for, and how many are free"
         state_is(pool, [4, 3, 2], {0: 1, 1: 1}, "after asking for 4 pages with 3 free, which gives none")
 
     def test_the_last_page_can_be_had_and_none_is_no_page(self) -> None:
@@ -91,9 +89,16 @@ class TestAppend:
     def test_a_table_stays_whole_when_pages_run_out(self) -> None:
         pool, table = PagePool(2, 4), []
         pool.append(table, 5)
-        with pytest.raises(OutOfPages):
-            pool.append(table, 17)
+        refuses(lambda: pool.append(table, 17), OutOfPages, "17 tokens need 3 more pages, and none is free")
         assert table == [0, 1], f"there were no pages for 17 tokens: the page table is {table}, it was [0, 1]"
+
+    def test_all_pages_or_none(self) -> None:
+        pool, table = PagePool(4, 4), []
+        pool.append(table, 5)
+        refuses(lambda: pool.append(table, 17), OutOfPages, "17 tokens need 3 more pages, and 2 are free")
+        when = "17 tokens needed 3 more pages, and 2 were free, so none may be taken"
+        assert table == [0, 1], f"{when}: the page table is {table}, it was [0, 1]"
+        state_is(pool, [3, 2], {0: 1, 1: 1}, when)
 
     def test_the_engine_writes_the_right_tokens(self, oracle: Oracle) -> None:
         tokens_of_hugging_face(oracle, jobs_for(), page_size=4, num_pages=64)
@@ -105,8 +110,10 @@ class TestFree:
     def test_pages_go_back_on_top_in_their_order(self) -> None:
         pool = PagePool(5, 4)
         pages = pool.allocate(4)
-        pool.free(pages[1:3])
+        back = pages[1:3]
+        pool.free(back)
         state_is(pool, [4, 1, 2], {0: 1, 3: 1}, "after pages 1 and 2 of [0, 1, 2, 3] were given back")
+        assert back == [1, 2], f"pages [1, 2] were given back; whoever gave that list finds {back} in it now"
 
     def test_a_shared_page_stays_until_its_last_holder_leaves(self) -> None:
         pool = PagePool(3, 4)
@@ -120,14 +127,10 @@ class TestFree:
     def test_a_page_cannot_be_given_back_twice(self) -> None:
         pool = PagePool(3, 4)
         pool.free(pool.allocate(1))
-        try:
-            pool.free([0])
-        except ValueError as error:
-            assert "0" in str(error), f"the error should name page 0, which was freed twice; it says {error}"
-        else:
-            raise AssertionError(
-                "page 0 was freed twice, and no ValueError was raised: its next two users would share it"
-            )
+        said = refuses(
+            lambda: pool.free([0]), ValueError, "page 0 was freed twice, so its next two users would share it"
+        )
+        assert "0" in said, f"the error should name page 0, which was freed twice; it says {said!r}"
         state_is(pool, [2, 1, 0], {}, "after page 0 was refused, being free already")
 
     def test_what_comes_back_is_handed_out_again(self) -> None:
@@ -145,14 +148,24 @@ class TestFree:
 class TestSlotMapping:
     """3.4"""
 
+    @staticmethod
+    def slots(page_table: np.ndarray, seats: np.ndarray, positions: np.ndarray, page_size: int) -> list[int]:
+        """A slot for each token; what goes in stays as it is."""
+        kept = page_table.copy(), seats.copy(), positions.copy()
+        got = table_module.slot_mapping(page_table, seats, positions, page_size)
+        slots = whole_numbers(got, positions.tolist(), f"the slots of {len(positions)} tokens", "token")
+        for name, now, was in zip(("page_table", "seats", "positions"), (page_table, seats, positions), kept):
+            assert (now == was).all(), (
+                f"the tokens' {name}, which must stay as they were, {was.tolist()}, are {now.tolist()} now"
+            )
+        return slots
+
     def test_every_token_finds_its_slot(self) -> None:
         S, tables = 4, {0: [3, 7, 1], 1: [5, 0, 2], 2: [6, 4, 8]}  # by seat
         page_table = np.array([tables[seat] for seat in range(3)])
         rows = [(2, 0), (2, 1), (2, 4), (0, 11), (1, 3), (1, 5), (0, 8)]  # (seat, position) of each token
         seats, positions = (np.array(column) for column in zip(*rows))
-        slots = list(table_module.slot_mapping(page_table, seats, positions, S))
-        assert len(slots) == len(rows), f"{len(rows)} tokens need {len(rows)} slots, {len(slots)} came"
-        for (seat, position), slot in zip(rows, slots):
+        for (seat, position), slot in zip(rows, self.slots(page_table, seats, positions, S)):
             page = tables[seat][position // S]
             right = page * S + position % S
             assert slot == right, (
@@ -163,16 +176,22 @@ class TestSlotMapping:
     def test_one_page_a_request_and_pages_of_one_token(self) -> None:
         for S, table, right in ((100, [[2]], [200, 207, 299]), (1, [list(range(200, 100, -1))], [200, 193, 101])):
             positions = np.array([0, 7, 99])
-            slots = list(table_module.slot_mapping(np.array(table), np.zeros(3, dtype=np.int64), positions, S))
+            slots = self.slots(np.array(table), np.zeros(3, dtype=np.int64), positions, S)
             assert slots == right, f"pages of {S} tokens, positions 0, 7, 99: slots {slots}, and {right} is right"
 
     def test_no_two_tokens_share_a_slot(self) -> None:
         page_table = np.random.default_rng(0).permutation(24).reshape(4, 6)
         seats, positions = np.repeat(np.arange(4), 30), np.tile(np.arange(30), 4)
-        slots = table_module.slot_mapping(page_table, seats, positions, 5)
+        slots = self.slots(page_table, seats, positions, 5)
         assert sorted(slots) == list(range(120)), (
             "4 requests of 30 tokens fill 24 pages of 5, but some slots are used twice"
         )
+
+    def test_one_token_and_none(self) -> None:
+        page_table, one = np.array([[4, 2]]), np.zeros(1, dtype=np.int64)
+        slots = self.slots(page_table, one, one + 5, 4)
+        assert slots == [9], f"one token, at position 5 of pages [4, 2] of 4: slots {slots}, and [9] is right"
+        assert self.slots(page_table, one[:0], one[:0], 4) == [], "no token needs no slot"
 
     def test_the_engine_writes_the_right_tokens(self, oracle: Oracle) -> None:
         tokens_of_hugging_face(oracle, jobs_for(), page_size=4, num_pages=64)

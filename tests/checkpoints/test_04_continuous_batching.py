@@ -23,6 +23,21 @@ def queue(prompts: list[int], pages: int = 100, **settings: Any) -> Scheduler:
     return scheduler
 
 
+def knowing(prompts: list[int], pages: int) -> Scheduler:
+    """The same, with a prefix cache, in which the tokens of a request 0 are known: 9 of them, so two pages of 4."""
+    config = EngineConfig(max_model_len=64, page_size=4, max_num_seqs=8, max_num_batched_tokens=64)
+    scheduler = Scheduler(config, KVCacheManager(pages, 4, shares_prefixes=True))
+    for id, length in enumerate([9, *prompts]):
+        scheduler.add(Request(id, list(range(length)), SamplingParams(max_tokens=4), max_tokens=1, seed=70 + id))
+    first = scheduler.waiting[0]
+    scheduler.manager.look_up(first)
+    scheduler.manager.take(first, 9)
+    scheduler.manager.give_back(first)
+    scheduler.waiting.remove(first)
+    scheduler._alive.pop(0)
+    return scheduler
+
+
 def admit(scheduler: Scheduler, budget: int = 64) -> StepPlan:
     plan = StepPlan(1)
     scheduler.admit(plan, budget)
@@ -89,6 +104,30 @@ class TestAdmit:
         scheduler = queue([4, 12, 4], pages=3)
         why = "request 1 needs 3 pages, 2 are free; request 2 needs 1, but came later"
         came_in(scheduler, admit(scheduler), [(0, 4)], [1, 2], why)
+
+    def test_what_the_prefix_cache_knows_is_not_computed_again(self) -> None:
+        scheduler = knowing([9], pages=8)
+        plan = admit(scheduler)
+        request = scheduler.running[0] if scheduler.running else scheduler.waiting[0]
+        why = (
+            "request 1 has the 9 tokens that request 0 had, and the prefix cache has 2 pages with the first 8 of them: "
+            "self.manager.look_up(request) gives it those, before it is asked how many tokens fit"
+        )
+        got = [(row.request_id, row.start, row.count) for row in plan.rows]
+        assert got == [(1, 8, 1)], f"{why}; the plan has (request, start, tokens) {got}, and [(1, 8, 1)] is right"
+        assert request.pages[:2] == [0, 1], f"{why}; request 1 has pages {request.pages}, and [0, 1, ...] is right"
+        scheduler.check()
+
+    def test_who_cannot_come_in_holds_nothing(self) -> None:
+        scheduler = knowing([9], pages=8)
+        plan = admit(scheduler, budget=0)
+        came_in(scheduler, plan, [], [1], "the running requests have used up the budget")
+        pages = scheduler.waiting[0].pages
+        assert pages == [], (
+            f"request 1 cannot come in, so what self.manager.look_up gave it goes back (self.manager.give_back): it "
+            f"holds pages {pages} while it waits, and [] is right"
+        )
+        scheduler.check()
 
     def test_who_runs_already_stays_first(self) -> None:
         scheduler = queue([3, 4])

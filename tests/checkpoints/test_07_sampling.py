@@ -79,6 +79,9 @@ class TestApplyPenalties:
     def test_repetition_is_transformers(self) -> None:
         logits = random(3, self.V, scale=3)
         got = self.penalised([(1.4, 0.0, 0.0)] * 3, logits)
+        assert list(got.shape) == [3, self.V], (
+            f"penalised logits have the shape {list(got.shape)}; [request, token] is {[3, self.V]}"
+        )
         for row in range(3):
             known = torch.tensor([self.PROMPTS[row] + self.ANSWERS[row]])
             right = RepetitionPenaltyLogitsProcessor(1.4)(known, logits[row : row + 1].clone())
@@ -113,7 +116,10 @@ class TestKeepMinP:
 
     def kept(self, *min_p: float) -> list[list[int]]:
         got = sampler.keep_min_p(torch.tensor(self.ROWS), torch.tensor(min_p))
-        assert isinstance(got, Tensor), f"probabilities [request, token] were wanted, this is {got!r}"
+        assert list(got.shape) == [2, 5], (
+            f"of probabilities [request, token] [2, 5] as many come back, at their places; the shape is "
+            f"{list(got.shape)}"
+        )
         return [[token for token, p in enumerate(row) if p] for row in got.tolist()]
 
     def check(self, *min_p: float) -> None:
@@ -149,9 +155,9 @@ class TestKeepMinP:
 
     def test_it_is_transformers(self) -> None:
         logits = random(20, 50, scale=3)
-        got = sampler.keep_min_p(logits.softmax(dim=-1), torch.full((20,), 0.07)) > 0
+        got = sampler.keep_min_p(logits.softmax(dim=-1), torch.full((20,), 0.07))
         right = MinPLogitsWarper(0.07)(torch.empty(0), logits.clone()) > -torch.inf
-        close(got.float(), right.float(), "min_p=0.07: whether a token stays, by transformers", "request token")
+        close(got.gt(0).float(), right.float(), "min_p=0.07: whether a token stays, by transformers", "request token")
 
     def test_the_engine_draws_nothing_below_the_bar(self, oracle: Oracle) -> None:
         for seed in range(6):
@@ -183,8 +189,10 @@ class TestFindStop:
 
     @staticmethod
     def check(text: str, stops: list[str], searched: int = 0, why: str = "") -> None:
-        right, got = stop_by_hand(text, stops, searched), detokenizer.find_stop(text, stops, searched)
-        assert got == right, (
+        right, given = stop_by_hand(text, stops, searched), list(stops)
+        got = detokenizer.find_stop(text, given, searched)
+        assert given == stops, f"find_stop was given {stops=}; whoever holds that list of the request finds {given} now"
+        assert (got and tuple(got)) == right, (
             f"find_stop in the tokens' text {text!r}, {stops=}, {searched=}: {got}, and {right} is right{why}"
         )
 
@@ -244,7 +252,9 @@ class TestHeldBack:
         more = ["computed so", "some", "so tha", "so thas", "aa", "x", "that s"]
         for text, stops in itertools.product(TEXTS + more, STOPS):
             for order in itertools.permutations(stops):
-                right, got = held_by_hand(text, stops), detokenizer.held_back(text, list(order))
+                right, given = held_by_hand(text, stops), list(order)
+                got = detokenizer.held_back(text, given)
+                assert given == list(order), f"the request's stop strings were {list(order)}; now they are {given}"
                 assert got == right, (
                     f"held_back of the tokens' text {text!r}, stops={list(order)}: {got} characters, and {right} is "
                     f"right: {text[len(text) - right :]!r} may begin a stop string"

@@ -61,6 +61,16 @@ class TestAdvance:
             f"(request, start, count, token ids) {rows}, and {right} is right"
         )
 
+    def test_step_after_step(self) -> None:
+        scheduler, plan = planned()
+        scheduler.advance(plan)
+        scheduler.advance(scheduler.schedule())
+        got = books(scheduler)
+        assert got == {0: (7, 2), 1: (6, 2)}, (
+            f"two steps are launched, and no token is read: (num_computed, in_flight) by request is {got}, and "
+            "{0: (7, 2), 1: (6, 2)} is right"
+        )
+
     def test_a_chunk_samples_nothing(self) -> None:
         scheduler, plan = planned((6, 20), budget=16)
         scheduler.advance(plan)
@@ -256,7 +266,8 @@ class TestCommit:
         a, b = scheduler.running
         advanced = scheduler.commit(plan, StepResult({0: [50]}))
         assert (advanced, b.output_ids) == ([a], []), (
-            f"request 1 has 10 of its 20 prompt tokens computed, and samples nothing: got a token: {advanced}"
+            f"request 1 has 10 of its 20 prompt tokens computed, and samples nothing; those who got "
+            f"a token, by what came back: requests {[request.id for request in advanced]}"
         )
 
     def test_log_probabilities_come_along(self) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from exercises import close, jobs_for, random, tokens_of_hugging_face
+from exercises import close, jobs_for, random, tokens_of_hugging_face, whole_numbers
 from tiny import Oracle
 from tiny_moe import make_moe
 from torch import Tensor
@@ -27,10 +27,11 @@ def mixture(kind: str) -> Oracle:
 
 def same_experts(got: Any, right: Tensor, what: str) -> None:
     """Experts [T, k], in their order."""
-    assert isinstance(got, Tensor), f"{what}: the experts [token, choice] were wanted, this is {got!r}"
     assert list(got.shape) == list(right.shape), (
         f"{what}: the experts have the shape {list(got.shape)}; [token, choice] is {list(right.shape)}"
     )
+    kind = str(got.dtype).removeprefix("torch.")
+    assert kind == "int64", f"{what}: the experts' numbers are of type {kind}, and int64 is right"
     for token, (mine, theirs) in enumerate(zip(got.tolist(), right.tolist())):
         assert mine == theirs, f"{what}: token {token} goes to experts {mine}, and {theirs} is right"
 
@@ -117,15 +118,10 @@ class TestGroupByExpert:
         order, counts = moe.group_by_expert(torch.tensor(choices), num_experts)
         right_order, right_counts = self.by_loop(choices, num_experts)
         what = f"{len(choices)} tokens chose {choices[:6]}{'...' if len(choices) > 6 else ''} of {num_experts} experts"
-        assert isinstance(order, Tensor) and order.dim() == 1, (
-            f"{what}: the order is one row of numbers, this is {order!r}"
-        )
-        assert list(counts) == right_counts, f"{what}: the counts are {list(counts)}, and {right_counts} is right"
-        assert isinstance(counts, list), (
-            f"{what}: the counts are a {type(counts).__name__}, and a list of numbers is right"
-        )
-        assert order.tolist() == right_order, (
-            f"{what}: the order is {order.tolist()[:12]}, and {right_order[:12]} is right: choice number t * k + j is "
+        assert counts == right_counts, f"{what}: the counts are {counts}, and {right_counts} is right"
+        places = whole_numbers(order, right_order, f"{what}: the places in the order", "choice")
+        assert places == right_order, (
+            f"{what}: the order is {places[:12]}, and {right_order[:12]} is right: choice number t * k + j is "
             "token t's choice j"
         )
 
