@@ -32,7 +32,7 @@ class Terminal:
             os.waitpid(self.process, 0)
         os.close(self.file)
 
-    def until(self, words: str, seconds: float = 90) -> str:
+    def until(self, words: str, seconds: float = 40) -> str:
         """What was shown since the last time, up to these words."""
         end = time.monotonic() + seconds
         while words not in self.seen and time.monotonic() < end and self._read():

@@ -16,7 +16,6 @@ import signal
 import sys
 import time
 import traceback
-from bdb import BdbQuit
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -45,6 +44,7 @@ class Inside:
         self.began = 0  # length of the output when the test began
         self.noted: dict[str, Any] = {}
         self.talking = self.talked = False  # a debugger has the terminal, or has had it
+        self.quit = False  # by q: the error that comes of it may wear any dress
         self.set_trace = pdb_module.set_trace
         faulthandler.enable(self.stack)
         if hasattr(faulthandler, "register"):
@@ -100,9 +100,8 @@ class Inside:
             self.noted = {"state": "todo", "text": str(call.excinfo.value)}
         elif call.excinfo and report.failed and self.noted["state"] != "failed":
             error = call.excinfo.value
-            quits = isinstance(error, BdbQuit) or (self.talking and isinstance(error, SystemExit))
-            self.noted = {"state": "failed", **told(error), **({"kind": "Exit"} if quits else {})}
-            if quits or (self.post_mortem and self._open_at(error)):
+            self.noted = {"state": "failed", **told(error), **({"kind": "Exit"} if self.quit else {})}
+            if self.quit or (self.post_mortem and self._open_at(error)):
                 item.session.shouldstop = "the debugger was left"
                 self.noted["last"] = True
         return report
@@ -134,7 +133,10 @@ class Inside:
 
         def with_terminal(debugger: pdb_module.Pdb, *arguments: Any, **named: Any) -> None:
             self._talk()
-            interaction(debugger, *arguments, **named)
+            try:
+                interaction(debugger, *arguments, **named)
+            finally:
+                self.quit = bool(getattr(debugger, "quitting", False))
 
         pdb_module.Pdb.interaction = with_terminal  # type: ignore[method-assign]
 
@@ -176,7 +178,7 @@ class Inside:
         debugger = pdb_module.Pdb()
         debugger.reset()
         debugger.interaction(None, _up_to_mine(error.__traceback__))
-        return bool(getattr(debugger, "quitting", False))
+        return self.quit
 
 
 def told(error: BaseException) -> dict[str, Any]:

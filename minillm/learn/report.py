@@ -71,8 +71,11 @@ class Report:
         fancy, plain, style = MARKS[outcome.state]
         text = Text.assemble("  ", (fancy if self.fancy else plain, style), " ", outcome.test)
         if outcome.state == "failed" and self.told:
-            same = (outcome.message, outcome.lines) == (self.told.message, self.told.lines)
-            message = "  (the same)" if same else f": {outcome.message.splitlines()[0] if outcome.message else ''}"
+            message = (
+                "  (the same)"
+                if outcome.message == self.told.message
+                else f": {outcome.message.splitlines()[0] if outcome.message else ''}"
+            )
             text.append(self._cut(message, self.console.width - text.cell_len), style="note")
         self.console.print(text, soft_wrap=True)
         self._printed(outcome.printed)
