@@ -6,6 +6,8 @@ The answer is right. The cost of a step grows with every token, and that is what
 """
 
 from collections import Counter
+from functools import partial
+from statistics import median
 
 from minillm.learn.lesson import Lesson
 
@@ -28,12 +30,13 @@ from minillm.debug.views.tensors import tensor_summary
 from minillm.debug.views.tokens import quoted, token_stream, token_table
 from minillm.learn.asking import finish
 from minillm.learn.example import CODE, QUESTION, question
-from minillm.learn.timing import time_steps
+from minillm.learn.timing import ROUNDS, in_turns, time_steps
 from minillm.probe import Event, listen
 from minillm.sampling.sampler import keep_top
 
 OPEN = "The engine"  # a text that may go on in many ways
 TEMPERATURE, TOP_K = 2.0, 4
+FEW = 8  # steps that are timed again, at the beginning and at the end of an answer
 
 
 def main() -> None:
@@ -142,28 +145,31 @@ def show_candidates(logits, tokenizer) -> None:
 
 
 def cost_of_forgetting(engine) -> None:
-    """Time every step of a longer answer, and set the first against the last."""
+    """Time every step of a longer completion; then its first steps against its last, in turns."""
     lesson.say("""Nothing is kept (reuse_kv=False), so each step computes the whole text again, from the first token on.
         Here every step of a longer completion, timed on this machine:""")
     request = engine.add_request(CODE, SamplingParams(temperature=0, max_tokens=160, ignore_eos=True))
     with lesson.bar("timing steps", total=request.max_tokens) as bar:
         times, computed = time_steps(engine, after_each=bar.move)
     lesson.show(step_times({"reuse_kv=False": times}))
-    prompt, made = len(request.prompt_ids), len(request.output_ids)
-    tenth = len(times) // 10
-    lesson.show(
-        before_after(
-            [
-                ("time of a step", sum(times[1 : tenth + 1]) / tenth, sum(times[-tenth:]) / tenth, "s", "lower"),
-                ("tokens computed in it", prompt + 1, prompt + made - 1, "", "lower"),
-            ],
-            before="first steps",
-            after="last steps",
-        )
-    )
-    lesson.say(f"""To write {made} tokens after a prompt of {prompt}, the model computed {computed:,} tokens:
-        {computed / (prompt + made):.0f} times as many as there are. For a text of n tokens that grows with n
-        squared.""")
+    ids, made = [*request.prompt_ids, *request.output_ids], len(request.output_ids)
+    lengths = len(ids) - made, len(ids) - FEW  # of the text before each of the two
+    first, last = (f"steps {length - lengths[0] + 1} to {length - lengths[0] + FEW}" for length in lengths)
+    lesson.say(f"""The first steps and the last once more ({first}, {last}), {len(ROUNDS)} times in turn. In brackets:
+        the fastest and the slowest of these rounds.""")
+    ways = {length: partial(a_few_steps, engine, ids[:length]) for length in lengths}
+    seconds = in_turns(ways, lesson.each(ROUNDS, "timing steps again")).values()
+    tokens = (length + (FEW - 1) / 2 for length in lengths)
+    rows = [("time of a step", *seconds, "s", "lower"), ("tokens computed in it, mean", *tokens, "", "lower")]
+    lesson.show(before_after(rows, before="first steps", after="last steps"))
+    lesson.say(f"""To write {made} tokens after a prompt of {lengths[0]}, the model computed {computed:,} tokens:
+        {computed / len(ids):.0f} times as many as there are. For a text of n tokens that grows with n squared.""")
+
+
+def a_few_steps(engine, ids: list[int]) -> float:
+    """The median time of the steps that write the next few tokens of a text."""
+    engine.add_request(ids, SamplingParams(temperature=0, max_tokens=FEW, ignore_eos=True))
+    return median(time_steps(engine)[0])
 
 
 if __name__ == "__main__":

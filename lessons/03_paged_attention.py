@@ -5,6 +5,10 @@ and a page table says where its tokens are. It is the idea of virtual memory, an
 at once.
 """
 
+from collections.abc import Callable
+from functools import partial
+from statistics import median
+
 from minillm.learn.lesson import Lesson
 
 lesson = Lesson(
@@ -21,12 +25,14 @@ from minillm.debug.views.gather import gather_map
 from minillm.debug.views.page_map import page_map
 from minillm.debug.views.page_tables import free_list, page_tables
 from minillm.debug.views.slots_table import slots_table
+from minillm.debug.views.spread import as_much, is_noise, spread
 from minillm.debug.views.table import drawn, numbers
 from minillm.debug.views.theme import letter
 from minillm.debug.views.waste import waste_bars
 from minillm.learn.asking import finish
 from minillm.learn.example import OTHER_ENDING, question, running_example
-from minillm.learn.lessons.lesson_03.full_house import serve
+from minillm.learn.lessons.lesson_03.full_house import TOKENS, FullHouse, serve
+from minillm.learn.timing import ROUNDS, in_turns
 from minillm.probe import Event, listen
 
 PAGES = 48
@@ -153,38 +159,50 @@ def ending(engine, requests: list) -> None:
 
 def before_and_after() -> None:
     """The same memory, one page a request against pages of 16 tokens: who runs at once, and how fast it all is."""
-    lesson.say("""The same memory twice, room for 8,192 tokens, and 32 requests that want 32 tokens each. Lesson 02's
-        cache has four pages of 2,048 tokens, this one 512 of 16:""")
-    sizes = lesson.each(("max_model_len", 16), "serving 32 requests with each page size")
-    contiguous, paged = (serve(lesson.quiet_llm(page_size=size, max_cached_tokens=8192).engine) for size in sizes)
+    lesson.say(f"""The same memory twice, room for 8,192 tokens, and 32 requests that want {TOKENS} tokens each. Lesson
+        02's cache has four pages of 2,048 tokens, this one 512 of 16. Both serve them {len(ROUNDS)} times, in turns; in
+        brackets are the least and the most:""")
+    engines = [lesson.quiet_llm(page_size=size, max_cached_tokens=8192).engine for size in ("max_model_len", 16)]
+    rounds = lesson.each(ROUNDS, "serving 32 requests with each page size")
+    runs = list(in_turns({engine: partial(serve, engine) for engine in engines}, rounds).values())
+    contiguous, paged = (served[0] for served in runs)
     lesson.show(waste_bars({"one page a request": contiguous.fullest, "page_size=16": paged.fullest}))
-    lesson.show(
-        before_after(
-            [
-                ("requests at once", contiguous.at_once, paged.at_once, "", "higher"),
-                ("used, of what is held", contiguous.share, paged.share, "%", "higher"),
-                ("steps for all", contiguous.steps, paged.steps, "", "lower"),
-                ("time for all", contiguous.seconds, paged.seconds, "s", "lower"),
-                ("tokens/s", contiguous.speed, paged.speed, "", "higher"),
-            ],
-            before="lesson 02",
-            after="page_size=16",
-        )
-    )
+
+    def row(name: str, measure: Callable[[FullHouse], float], unit: str, better: str) -> tuple:
+        return name, *([measure(one) for one in served] for served in runs), unit, better
+
+    rows = [
+        row("requests at once", lambda one: one.at_once, "", "higher"),
+        row("used, of what is held", lambda one: one.share, "%", "higher"),
+        row("steps for all", lambda one: one.steps, "", "lower"),
+        row("time for all", lambda one: one.seconds, "s", "lower"),
+        row("tokens/s", lambda one: one.speed, "", "higher"),
+    ]
+    lesson.show(before_after(rows, before="lesson 02", after="page_size=16"))
     lesson.say(f"The same tokens, both times: [good]{contiguous.tokens == paged.tokens}[/].")
 
 
 def page_sizes() -> None:
     """The same work with other page sizes: waste against bookkeeping."""
-    lesson.say("""A small page wastes less at a request's end; a large one makes page tables shorter. In between lies
-        what engines use: 16 is common, and some GPU kernels want more. Empty slots and entries are means over the
-        requests.""")
-    rows = []
-    for size in lesson.each((1, 4, 16, 64, 256), "serving 32 requests with each page size"):
-        served = serve(lesson.quiet_llm(page_size=size, max_cached_tokens=16384).engine)
-        rows.append([str(size), f"{served.empty:.1f}", f"{served.entries:.0f}", f"{served.speed:,.0f}"])
+    lesson.say(f"""A small page wastes less at a request's end; a large one makes page tables shorter. In between lies
+        what engines use: 16 is common, and some GPU kernels want more. Here are 16 requests. Empty slots and
+        entries are means over them; the speed was measured {len(ROUNDS)} times, in turns:""")
+    engines = {size: lesson.quiet_llm(page_size=size, max_cached_tokens=16384).engine for size in (1, 4, 16, 64, 256)}
+    rounds = lesson.each(ROUNDS, "serving 16 requests with each page size")
+    runs = in_turns({size: partial(serve, engine, 16) for size, engine in engines.items()}, rounds)
+    speeds = {size: [one.speed for one in served] for size, served in runs.items()}
+    rows = [
+        [str(size), f"{served[0].empty:.1f}", f"{served[0].entries:.0f}", spread(speeds[size])]
+        for size, served in runs.items()
+    ]
     columns = numbers("page_size", "empty slots a request", "page table entries", "tokens/s here")
     lesson.show(drawn(columns, rows))
+    best, worst = (choose(speeds, key=lambda size: median(speeds[size])) for choose in (max, min))
+    if is_noise(speeds[best], speeds[worst]):
+        lesson.say("How fast it is here, the page size does not change: all differences are within noise.")
+    else:
+        lesson.say(f"""The fastest here, pages of {best}, made {as_much(speeds[best], speeds[worst])} the slowest, pages
+            of {worst}, in the same time. Rows whose brackets overlap are within noise of each other.""")
 
 
 if __name__ == "__main__":

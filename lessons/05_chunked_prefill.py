@@ -7,6 +7,7 @@ back.
 """
 
 from collections.abc import Callable
+from functools import partial
 from statistics import median
 
 from minillm.learn.lesson import Lesson
@@ -21,19 +22,20 @@ lesson = Lesson(
 
 from minillm.debug.views.compare import before_after
 from minillm.debug.views.page_map import page_map
+from minillm.debug.views.spread import as_much, spread
 from minillm.debug.views.step_times import step_times
-from minillm.debug.views.table import drawn, numbers
+from minillm.debug.views.table import Col, drawn, numbers
 from minillm.debug.views.timeline import seat_timeline
 from minillm.debug.views.units import amount
 from minillm.learn.asking import finish
 from minillm.learn.lessons.lesson_05.long_prompt import Served, Traffic, between, context_limit, example_traffic
 from minillm.learn.lessons.lesson_05.preempted import Diary
 from minillm.learn.lessons.lesson_05.writers import Writers
+from minillm.learn.timing import ROUNDS, in_turns
 from minillm.probe import listen
 
 CHUNK = 64  # the token budget of a step, with chunked prefill
-BUDGETS = 128, 512  # others to try
-REPEATS = 2  # runs beside the first, for medians
+BUDGETS = CHUNK, 256, 2048  # those that are compared; the last is more than all prompts together
 WANTS = (44, 60, 52, 48)  # tokens that four requests want of a cache that is too small for them
 OTHER_WANTS = (60, 60, 60, 20) if WANTS[-1] > 20 else (44, 60, 52, 48)  # to try
 
@@ -47,14 +49,14 @@ def main() -> None:
 
     lesson.part("The same prompt in chunks")
     chunked = lesson.llm(enable_chunked_prefill=True, max_num_batched_tokens=CHUNK, max_model_len=limit).engine
-    after = in_chunks(chunked, traffic, until=before.seconds)
+    in_chunks(chunked, traffic, until=before.seconds)
 
     lesson.part("Before and after")
-    runs = {"one step": [before], "chunks": [after]}
-    before_and_after(whole, chunked, traffic, runs)
+    runs = in_turn(whole, chunked, traffic, limit)
+    before_and_after(runs)
 
     lesson.part("How large should a step be?")
-    budgets(runs, traffic, limit)
+    budgets(runs)
 
     lesson.part("Pages run out: somebody must leave")
     writers = Writers(traffic.prompts[:-1], WANTS)
@@ -89,7 +91,7 @@ def everybody_waits(engine, traffic: Traffic) -> Served:
     return served
 
 
-def in_chunks(engine, traffic: Traffic, until: float) -> Served:
+def in_chunks(engine, traffic: Traffic, until: float) -> None:
     """The same with a small token budget: one mixed step, and the run in time."""
     lesson.say(f"""A step now has a budget of {CHUNK} tokens (max_num_batched_tokens). Those who write come first and
         take one each; D gets what is left, a chunk, and goes on where it stopped in the next step. One such step:""")
@@ -100,45 +102,54 @@ def in_chunks(engine, traffic: Traffic, until: float) -> Served:
         keys and values, before and after. D samples nothing yet: it has no next token before its prompt's last one is
         computed. That took {served.chunks} steps, and in each of them A, B and C got a token too. The run in time:""")
     lesson.show(served.in_time(until))
-    return served
 
 
-def before_and_after(whole, chunked, traffic: Traffic, runs: dict[str, list[Served]]) -> None:
-    """Both again in turn, kept in ``runs``; A's times between tokens as a plot, and medians of what was measured."""
-    for _ in lesson.each(range(REPEATS), "serving them again"):
-        runs["one step"].append(traffic.serve(whole))
-        runs["chunks"].append(traffic.serve(chunked))
+def in_turn(whole, chunked, traffic: Traffic, limit: int | None) -> dict[int, list[Served]]:
+    """The same traffic with every token budget, several times in turns."""
+    engines = {BUDGETS[0]: chunked, BUDGETS[-1]: whole}
+    for budget in BUDGETS[1:-1]:
+        engines[budget] = lesson.quiet_llm(max_num_batched_tokens=budget, max_model_len=limit).engine
+    ways = {budget: partial(traffic.serve, engines[budget]) for budget in BUDGETS}
+    return in_turns(ways, lesson.each(ROUNDS, "serving them with each budget"))
+
+
+def before_and_after(runs: dict[int, list[Served]]) -> None:
+    """A's times between tokens as a plot, and what was measured in one step and in chunks."""
+    both = {"one step": runs[BUDGETS[-1]], "chunks": runs[CHUNK]}
 
     def row(name: str, measure: Callable[[Served], float], better: str = "lower") -> tuple:
-        return name, *([measure(one) for one in served] for served in runs.values()), "s", better
+        return name, *([measure(one) for one in served] for served in both.values()), "s", better
 
     lesson.say("The time from each of A's tokens to the next, one after the other:")
-    lesson.show(step_times({name: between(served[-1].times[0]) for name, served in runs.items()}, height=8, x="token"))
-    lesson.say(f"Both were run {REPEATS + 1} times; the median of each measure:")
+    lesson.show(step_times({name: between(served[-1].times[0]) for name, served in both.items()}, height=8, x="token"))
+    lesson.say(f"""Both were run {len(ROUNDS)} times, in turns: the median of each measure, and in brackets the least
+        and the most.""")
+    waits = [[one.first_token for one in served] for served in both.values()]
     rows = [
         row("longest time between tokens of A, B, C", lambda served: served.longest_gap),
         row("median time between tokens", lambda served: median(served.gaps), ""),
-        row("D waits for its first token", lambda served: served.first_token),
+        ("D waits for its first token", *waits, "s", "lower"),
         row("time for all four", lambda served: served.seconds),
     ]
     lesson.show(before_after(rows, before="in one step", after=f"chunks of {CHUNK}"))
-    same = all(one.tokens == other.tokens for one, other in zip(*runs.values()))
-    lesson.say(f"""The same tokens, both times: [good]{same}[/]. Nobody is stalled any more. For D it is a trade: it
-        shares its steps with the others, and every chunk looks again at all that was computed before it.""")
+    same = all(one.tokens == other.tokens for one, other in zip(*both.values()))
+    lesson.say(f"""The same tokens, both times: [good]{same}[/]. With chunks, D's first token took
+        [bold]{as_much(waits[1], waits[0], "long")}[/] without. D shares its steps with the others, and every chunk
+        looks again at all that was computed before it; in return no step is as long as D's whole prompt.""")
 
 
-def budgets(runs: dict[str, list[Served]], traffic: Traffic, limit: int | None) -> None:
-    """The same traffic with other token budgets."""
+def budgets(runs: dict[int, list[Served]]) -> None:
+    """The same traffic with all token budgets."""
     lesson.say("""The budget is a choice between those who write and those who come. A large step makes the writers
-        wait. A small one cuts the prompt into many pieces, and each of them reads all weights of the model again:""")
-    others = [lesson.quiet_llm(max_num_batched_tokens=budget, max_model_len=limit).engine for budget in BUDGETS]
-    again = [[traffic.serve(one) for one in others] for _ in lesson.each(range(REPEATS), "serving with each budget")]
-    measured = {CHUNK: runs["chunks"], **dict(zip(BUDGETS, zip(*again))), 2048: runs["one step"]}
+        wait. A small one cuts the prompt into many pieces, and each of them reads all weights of the model again. The
+        same runs, and one more budget in turn with them. Where brackets of one column overlap, the difference is
+        within noise:""")
     rows = []
-    for budget, served in measured.items():
+    for budget, served in runs.items():
         times = [(run.longest_gap, run.first_token, run.seconds) for run in served]
-        rows.append([f"{budget:,}", *(amount(median(seconds), "s") for seconds in zip(*times))])
-    lesson.show(drawn(numbers("token budget", "longest between tokens", "first token of D", "time for all"), rows))
+        rows.append([f"{budget:,}", *(spread(seconds, "s", "\n") for seconds in zip(*times))])
+    titles = "longest between tokens", "first token of D", "time for all"
+    lesson.show(drawn([*numbers("token budget"), *(Col(title, "right", wraps=True) for title in titles)], rows))
 
 
 def pages_run_out(engine, diary: Diary) -> None:
@@ -179,13 +190,14 @@ def price(requests: list, writers: Writers) -> None:
     """The same four with few pages and with enough: what preemption cost, and that it changed no token."""
     few, enough = writers.few_pages, 4 * writers.few_pages
     engines = [lesson.quiet_llm(page_size=16, num_pages=pages).engine for pages in (few, enough)]
-    runs = [writers.grow(engine) for engine in lesson.each(engines * 3, "growing with each cache")]
-    scarce, plenty, seconds = runs[0], runs[1], [run.seconds for run in runs]
+    rounds = lesson.each(ROUNDS, "growing with each cache")
+    runs = list(in_turns({engine: partial(writers.grow, engine) for engine in engines}, rounds).values())
+    scarce, plenty = (grown[0] for grown in runs)
     rows = [
         ("preemptions", scarce.preemptions, plenty.preemptions),
         ("steps for all", scarce.steps, plenty.steps, "", "lower"),
         ("tokens computed", scarce.computed, plenty.computed, "", "lower"),
-        ("time for all, median of 3", seconds[::2], seconds[1::2], "s", "lower"),
+        ("time for all", *([run.seconds for run in grown] for grown in runs), "s", "lower"),
     ]
     lesson.show(before_after(rows, before=f"{few} pages", after=f"{enough} pages"))
     same = [request.output_ids for request in requests] == scarce.tokens == plenty.tokens

@@ -5,6 +5,8 @@ same conversation a turn longer. Their keys and values are the same too, so the 
 A tree of token runs finds them; who comes later computes only what is new.
 """
 
+from statistics import median
+
 from minillm.learn.lesson import Lesson
 
 lesson = Lesson(
@@ -19,6 +21,7 @@ from minillm.debug.views.batch_table import batch_table
 from minillm.debug.views.page_map import page_map
 from minillm.debug.views.prefix_hit import prefix_hit
 from minillm.debug.views.radix_tree import remember
+from minillm.debug.views.spread import as_much, spread
 from minillm.debug.views.theme import letter
 from minillm.debug.views.units import amount
 from minillm.kvcache.pages import pages_for
@@ -130,8 +133,10 @@ def hit(engine, known: list[int], prompt_ids: list[int]) -> None:
     lesson.show(batch_table(plans[0], [request], engine.config.max_num_batched_tokens))
     finish(engine)
     empty, cached = customers.first_tokens(engine, known, prompt_ids, lesson.each(range(ROUNDS), "computing it"))
-    lesson.say(f"""Time to the first token, the median of {ROUNDS} runs: {amount(empty, "s")} for the talk when the tree
-        is empty, [good]{amount(cached, "s")}[/] for the talk with another ending right after it.""")
+    lesson.say(f"""Time to the first token, the median of {ROUNDS} runs in turns: {amount(median(empty), "s")} for the
+        talk when the tree is empty, [good]{amount(median(cached), "s")}[/] for the talk with another ending right after
+        it, which is {as_much(cached, empty, "long")} the other. (All runs: {spread(empty, "s")},
+        {spread(cached, "s")}.)""")
 
 
 def eviction(prompts: dict[str, list[int]], tokenizer) -> None:
@@ -183,7 +188,7 @@ def before_and_after() -> None:
     prompts = customers.prompts(engines[0].tokenizer, QUESTIONS)
     lesson.say(f"""{len(prompts)} requests of about {len(prompts[0])} tokens: three long beginnings, {QUESTIONS}
         questions to each, with pages of 16. One comes in each step, and each wants {WRITES} tokens. Both engines,
-        {ROUNDS} times in turn, each time with an empty cache; the median:""")
+        {ROUNDS} times in turn, each time with an empty cache; the median, the least and the most:""")
     runs = [[customers.serve(one, prompts, WRITES) for one in engines] for _ in lesson.each(range(ROUNDS), "serving")]
     lesson.show(customers.in_a_table(runs))
     same = all(a.tokens == b.tokens for a, b in runs)

@@ -43,7 +43,7 @@ PROPERTIES = {
     "tokens": {"type": "integer", "minimum": 0, "maximum": 4096},
 }
 SCHEMA = {"type": "object", "properties": PROPERTIES, "required": [*PROPERTIES], "additionalProperties": False}
-REPEATS = 5  # how often each kind of batch is timed
+REPEATS = 4  # how often each kind of batch is timed
 
 
 def main() -> None:
@@ -208,12 +208,12 @@ def structured(engine, asked: list[int]) -> None:
 def price(engine, code: list[int]) -> None:
     """The time of a step of 16 requests: plain, with one that asks for everything, all drawing, all with everything."""
     lesson.say(f"""What a request asks for is done for its own row. Steps of {BATCH} requests that each write one token,
-        timed on this machine. (A quarter of the steps were faster: other programs disturb that measure least.)""")
+        timed on this machine: {REPEATS} rounds, all kinds in turn in each. Of a round's steps the table takes the time
+        than which a quarter was faster, since other programs disturb that least; in brackets, the rounds:""")
     lesson.show(time_kinds(engine, code, lesson.each(range(REPEATS), "timing steps")))
     lesson.say("""A step looks at a control only if somebody in it asks, and then at that somebody's rows alone: those
         who are greedy are not made to wait for a softmax or a sort of theirs. What is left is the price of each small
-        operation, which is much the same for one row and for a few. Small differences between rows of the table are
-        noise.""")
+        operation, much the same for one row and for a few. Rows whose brackets overlap are within noise.""")
 
 
 if __name__ == "__main__":

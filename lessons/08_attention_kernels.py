@@ -164,19 +164,20 @@ def the_same_numbers(query: Query, ran) -> None:
 def price(engine) -> None:
     """Decode attention of one query, timed over contexts of several lengths, with each backend but the interpreter."""
     queries = [made_up(engine, length) for length in LENGTHS]
-    lesson.say("""One query of one layer again, over contexts of several lengths, timed on this machine (medians). GB/s
-        are the bytes of all keys and values, by the time:""")
+    lesson.say("""One query of one layer again, over contexts of several lengths, timed on this machine: three rounds,
+        the backends in turn in each. In brackets are the rounds; where brackets of a column overlap, the difference is
+        within noise. GB/s are the bytes of all keys and values, by the time:""")
     lesson.show(timed(lesson.each(queries, "timing attention")))
     if engine.device.type == "cuda":
         lesson.say("""These are times of a GPU, waited for each time. A single query is far too little for it: the
             launch is most of the time. The engine has many requests in a step, and python -m minillm bench measures
             those.""")
     else:
-        lesson.say("""On a CPU the compiled backend is the fast one, and blockwise is slow: each of its small steps is a
-            call into torch. The interpreter is missing from this table, because its time means nothing. It runs a
-            program after the other, each line through Python and numpy; on a GPU they run side by side, compiled. What
-            it does tell is what the kernel computes, and where it reads. For time, one needs the GPU: there this lesson
-            compiles the kernel, and times it.""")
+        lesson.say("""Blockwise makes many small steps, and each is a call into torch; a compiled backend, if there is a
+            row of one, makes them all in C++. The interpreter is missing from this table, because its time means
+            nothing. It runs a program after the other, each line through Python and numpy; on a GPU they run side by
+            side, compiled. What it does tell is what the kernel computes, and where it reads. For time, one needs the
+            GPU: there this lesson compiles the kernel, and times it.""")
 
 
 if __name__ == "__main__":

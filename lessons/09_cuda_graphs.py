@@ -90,12 +90,12 @@ def what_is_launched(eager, prompts: list[list[int]]) -> bool:
         lesson.say("""The first five names are compiled kernels, if this machine has a C++ compiler. The small
             arithmetic after them chooses the token, greedy and drawn at once: what is recorded cannot decide which of
             the two a row wants.""")
-    price, step = launching.launch_seconds(eager.device), launching.step_seconds(eager, prompts, batch=1)
+    price, step, rounds = launching.launch_and_step(eager, prompts)
     lesson.say(f"""Before an operator computes anything, it has to be launched: Python evaluates its arguments, torch
         looks up the function for this device and type and makes a tensor for the result. To see that price alone, add 1
         to one single number, {launching.LAUNCHES:,} times: [bold]{amount(1e6 * price, "microseconds")}[/] each. For
         {len(names)} operators that is {amount(len(names) * price, "s")}, and the whole step takes
-        {amount(step, "s")}.""")
+        {amount(step, "s")}. ({rounds})""")
     lesson.say(launching.who_waits(eager.device))
     return True
 
@@ -177,7 +177,7 @@ def before_and_after(eager, replays, prompts: list[list[int]]) -> None:
     """The same requests on both: the tokens, and the time of a step for several batch sizes."""
     tokens = [all_answered(engine, prompts, WANTS) for engine in (eager, replays)]
     rows = launching.in_turn((eager, replays), prompts, BATCHES, lesson.each(range(ROUNDS), "timing steps"))
-    lesson.say(f"A whole step of the engine, scheduler and all: the median of {ROUNDS} rounds.")
+    lesson.say(f"A whole step of the engine, scheduler and all: the median of {ROUNDS} rounds, in turns.")
     lesson.show(before_after(rows, before="from Python", after="replayed"))
     lesson.say(f"The same tokens, both times: [good]{tokens[0] == tokens[1]}[/].")
     if eager.device.type != "cuda":

@@ -19,6 +19,7 @@ lesson = Lesson(
 
 from minillm import StructuredOutputsParams
 from minillm.debug.views.compare import before_after
+from minillm.debug.views.spread import as_much
 from minillm.debug.views.table import Col, drawn
 from minillm.debug.views.theme import letter
 from minillm.debug.views.units import amount, counted
@@ -74,11 +75,13 @@ def in_turn(engine, prompts: list[list[int]]) -> Served:
         [bold]device[/] computes. Then the host reads the new tokens and [bold]commits[/] them: it books them, makes
         text of them, and ends who is done. Time goes from left to right, as measured here:""")
     lesson.show(served.in_time(scale=served))
-    where = "GPU" if engine.device.type == "cuda" else "CPU's cores, which compute the model,"
-    lesson.say(f"""Host and device take turns. For {amount(served.idle, "s")} between two steps (the median) the {where}
-        had nothing to do, and a step was {amount(served.computes, "s")} of computing. This model is small. The faster a
-        device is, the more of its time that is: on a GPU a step of a small model takes one or two milliseconds, and the
-        host still needs its time.""")
+    where = "the GPU had nothing to do"
+    if engine.device.type != "cuda":
+        where = "nothing of the model was computed (the device is the CPU here, and one of its cores ran the host)"
+    lesson.say(f"""Host and device take turns. For {amount(served.idle, "s")} between two steps (the median) {where},
+        and a step was {amount(served.computes, "s")} of computing. This model is small. The faster a device is, the
+        more of its time that is: on a GPU a step of a small model takes one or two milliseconds, and the host still
+        needs its time.""")
     return served
 
 
@@ -172,14 +175,16 @@ def before_and_after(plain, ahead, prompts: list[list[int]]) -> None:
         row("the device is at a step", lambda one: one.computes, clocks, ""),
         row("time for all", lambda one: one.seconds, whole),
     ]
-    lesson.say(f"{CLIENTS} clients, {WRITES} tokens each, {ROUNDS} times in turn; the median of each measure:")
+    lesson.say(f"{CLIENTS} clients, {WRITES} tokens each, {ROUNDS} times in turn; the median, the least and the most:")
     lesson.show(before_after(rows, before="in turn", after="one ahead"))
     same = all(a.tokens == b.tokens for a, b in (*clocks, *whole))
     lesson.say(f"The same tokens, both times: [good]{same}[/].")
     if ahead.device.type != "cuda":
-        lesson.say("""On a CPU the time for all is much the same: the step gets longer by what the host takes from it.
-            So the switch is off on a CPU, and on where there is a GPU. On an H200, 64 requests to a model of 0.6
-            billion parameters went from 26,935 to 31,155 tokens a second with it (docs/performance.md).""")
+        alone, together = ([pair[side].seconds for pair in whole] for side in (0, 1))
+        lesson.say(f"""One ahead, all of it took {as_much(together, alone, "long")} in turn. On a CPU nothing is to be
+            had: a step gets longer by what the host takes from it. So the switch is off there, and on with a GPU. On an
+            H200, 64 requests to a model of 0.6 billion parameters went from 26,935 to 31,155 tokens a second with it
+            (docs/performance.md).""")
 
 
 if __name__ == "__main__":

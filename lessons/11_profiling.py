@@ -19,14 +19,13 @@ lesson = Lesson(
     breaks="profile.phase,profile.result",
 )
 
-from minillm.debug.device_speed import matrix_speed
 from minillm.debug.spans import read_trace, spans_of
 from minillm.debug.views.compare import before_after
 from minillm.debug.views.profile_table import WAITS, by_kind, by_layer
 from minillm.debug.views.trace_lanes import trace_lanes
 from minillm.debug.views.units import amount, number, percent
 from minillm.learn.example import QUESTION, question, running_example
-from minillm.learn.lessons.lesson_11.matrices import Limits, as_roofline, in_a_table, multiply
+from minillm.learn.lessons.lesson_11.matrices import as_roofline, in_a_table, limits_of, multiply, unrest
 from minillm.learn.lessons.lesson_11.on_a_gpu import on_a_gpu
 from minillm.learn.lessons.lesson_11.recorded import keep, record, undisturbed, with_and_without
 from minillm.learn.lessons.lesson_11.side_by_side import side_by_side
@@ -151,26 +150,33 @@ def four_steps(alone, together) -> None:
 
 def memory_or_arithmetic(engine, profile) -> None:
     """The model's own matrices times 1, 8, 64 and 256 rows, against what the device can do."""
-    limits = Limits(copy=profile.limit, peak=matrix_speed(engine.device, engine.dtype))
-    measured = [multiply(engine, rows) for rows in lesson.each(ROWS, "multiplying")]
+    measured = multiply(engine, ROWS, lesson.each(range(4), "multiplying"))
+    limits = limits_of(engine, profile.limit, measured)
     lesson.say(f"""Is a matrix product slow because bytes come late, or because there is much to multiply? All matrices
-        of the model's layers, one after the other, times an x of 1, 8, 64 and 256 rows, a row a token. The weights are
-        the same bytes each time; the operations grow with the rows. This device copies {limits.copy:,.0f} GB/s, and
-        multiplies large matrices with {limits.peak:,.0f} GFLOP/s. So it can do {number(round(limits.ridge, 1))}
-        operations in the time in which one byte comes. What does fewer waits for memory, what does more waits for
-        arithmetic:""")
+        of the model's layers, one after the other, times an x of 1, 8, 64 and 256 rows, a row a token; four rounds, the
+        rows in turns, and the best of each (the slowest took {unrest(measured):.1f} times as long). The weights are the
+        same bytes each time; the operations grow with the rows. This device copies {limits.copy:,.0f} GB/s, and
+        multiplies matrices with {limits.peak:,.0f} GFLOP/s at its best. So it can do {number(round(limits.ridge, 1))}
+        operations in the time in which one byte comes: the ridge. What does fewer waits for memory, what does more
+        waits for arithmetic:""")
     lesson.show(in_a_table(measured, limits))
+    verdicts = [one.nearer_to(limits) for one in measured]
+    if "the ridge" in verdicts:
+        lesson.say("""Where it says the ridge, both limits are about as near. Neither is known exactly, so which of them
+            it is would change from run to run.""")
+    if cached := [f"{one.rows}" for one in measured if one.above_memory(limits)]:
+        lesson.say(f"""More than 100% of copy ({" and ".join(cached)} rows) means that weights came from the processor's
+            cache, which is faster than memory. In the picture such a point may lie above the slanting roof.""")
     lesson.say("""As a picture, a roofline: how many operations are done with each byte, to the right; how fast it went,
         upward. Both axes grow by factors. The roof is what this device can do: slanting, memory's limit; flat,
         arithmetic's:""")
     lesson.show(as_roofline(measured, limits))
     once, most = measured[0], measured[-1]
-    lesson.say(f"""{most.rows} rows took {number(round(most.seconds / once.seconds, 1))} times as long as one row, for
-        {most.rows} times the work. A point above the roof is weights that came from the processor's cache. Decode
-        stands on the left: to be faster it needs fewer bytes (lessons 13 to 16) or more tokens for each read (a larger
-        batch, lesson 12). A prompt stands on the right: it needs a faster processor, or less to compute (lesson
-        06).""")
-    if once.nearer_to(limits) == "neither":
+    lesson.say(f"""{most.rows} rows took {number(round(min(most.seconds) / min(once.seconds), 1))} times as long as one
+        row, for {most.rows} times the work. Decode stands on the left: to be faster it needs fewer bytes (lessons 13 to
+        16) or more tokens for each read (a larger batch, lesson 12). A prompt stands on the right: it needs a faster
+        processor, or less to compute (lesson 06).""")
+    if verdicts[0] == "neither":
         lesson.say("""Where it says neither, the matrices are so small that this device waits for the next launch
             (lesson 09), and not for memory or arithmetic. A larger model comes nearer to the roof.""")
 

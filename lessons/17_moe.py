@@ -5,7 +5,7 @@ token, this one has eight, and a small router sends each token through two of th
 little: that is what experts buy, for one request. In a batch every token chooses for itself, and more experts are read.
 """
 
-from statistics import median
+from functools import partial
 
 from minillm.learn.lesson import Lesson
 
@@ -26,6 +26,7 @@ from minillm.debug.views.expert_difference import expert_difference
 from minillm.debug.views.expert_map import expert_map, layer_balance, top_experts
 from minillm.debug.views.expert_tokens import expert_groups, expert_stream
 from minillm.debug.views.router_table import router_table
+from minillm.debug.views.spread import as_much
 from minillm.debug.views.units import amount, number
 from minillm.layers.moe import group_by_expert
 from minillm.learn.example import PROGRAM, QUESTION, TALK, conversation, question
@@ -33,6 +34,7 @@ from minillm.learn.lessons.lesson_17 import batches, twins
 from minillm.learn.lessons.lesson_17.counts import exported, most_one_sided
 from minillm.learn.lessons.lesson_17.routing import Routing, compute, look_at, moe_layers
 from minillm.learn.lessons.lesson_17.two_ways import two_ways
+from minillm.learn.timing import in_turns
 
 LINE = "def read_lines(path):\n    with open(path) as file:\n        return file.readlines()\n"
 REPEATS = 3  # of each time that is measured
@@ -100,14 +102,12 @@ def token_by_token(llm, here: int) -> None:
     """The question and a few lines of code, each token with its experts in one layer."""
     tokenizer = llm.get_tokenizer()
     lesson.say(f"One layer, number {here}, and two texts. Colours and numbers are experts:")
-    for text in (lesson.options.prompt or QUESTION, LINE):
-        ids = tokenizer.encode(text)
-        seen = next(routed for routed in compute(llm, ids) if routed.layer == here)
-        lesson.show(expert_stream([tokenizer.token(id) for id in ids], seen.experts.tolist()))
+    for ids in map(tokenizer.encode, (lesson.options.prompt or QUESTION, LINE)):
+        experts = next(routed.experts for routed in compute(llm, ids) if routed.layer == here).tolist()
+        lesson.show(expert_stream([tokenizer.token(id) for id in ids], experts))
     lesson.say("""The same token may go to other experts in another place: the router sees what attention has made of
         it, not the letters. Look for what the tokens of one colour have in common: in nano-moe it is the part that a
-        token plays (a keyword, a name, white space, a word of the glossary), not the subject of the text. Nobody told
-        it so.""")
+        token plays (a keyword, a name, white space, a word of the glossary), not the subject of the text.""")
 
 
 def grouped(llm, here: int) -> None:
@@ -186,13 +186,14 @@ def what_it_buys(engine, layers: list):
     for name, width in widths.items():
         engines[name] = twins.make_dense(lesson.quiet_llm(**PLAIN).engine, width)
         held[name] = twins.parameters_with(total, layers, width)
-    runs = [
-        [batches.serve(one, 1) for one in engines.values()] for _ in lesson.each(range(REPEATS), "generating with each")
-    ]
+    ways = {name: partial(batches.serve, one, 1) for name, one in engines.items()}
+    experts, narrow, wide = (runs := in_turns(ways, lesson.each(range(REPEATS), "generating with each"))).values()
     lesson.show(twins.in_a_table(held, left_out, runs, engine.dtype.itemsize))
-    lesson.say("""The first and the last hold about as much, the first and the second read about as much. The nearer the
-        experts' time is to the second's, the more they are worth; what is between is the router, and small products
-        instead of large ones. Whether a model answers as well is decided in training: see the chapter's papers.""")
+    lesson.say(f"""The first and the last hold about as much, the first and the second read about as much. In {REPEATS}
+        rounds in turns, a token of the experts takes {as_much(experts, narrow, "long")} one of the second, and
+        {as_much(experts, wide, "long")} one of the third. The nearer to the second's, the more the experts are worth;
+        what is between is the router, and small products. How well it answers is decided in training: see the
+        papers.""")
     return engines["one as wide as all"]
 
 
@@ -204,16 +205,15 @@ def in_a_batch(engine, dense, layers: list) -> None:
         experts. An expert is read if anybody in the batch has chosen it. The more requests, the fewer experts stay
         unread:""")
     shares = {count: batches.touched(engine, count) for count in lesson.each(BATCHES, "counting experts")}
-    rounds = lesson.each(range(REPEATS), "serving each batch")
-    runs = [{count: (batches.serve(engine, count), batches.serve(dense, count)) for count in BATCHES} for _ in rounds]
+    ways = {(count, one): partial(batches.serve, one, count) for count in BATCHES for one in (engine, dense)}
+    runs = in_turns(ways, lesson.each(range(REPEATS), "serving each batch"))
     read = {count: (total - matrices * (shape.num_experts - shares[count])) * size for count in BATCHES}
-    times = {count: [median(run[count][side] for run in runs) for side in (0, 1)] for count in BATCHES}
+    times = {count: [runs[count, one] for one in (engine, dense)] for count in BATCHES}
     lesson.show(batches.in_a_table(shares, read, times, shape.num_experts))
-    alone, many = shares[BATCHES[0]], shares[BATCHES[-1]]
-    lesson.say(f"""Alone, a request reads {alone:.1f} experts of a layer; {BATCHES[-1]} together read {many:.1f}, and
-        what experts save in memory traffic is nearly gone. Work is still saved: no token is computed by more than
-        {shape.top_k}. But each expert gets few rows, and many small products are slower than one large one. That is why
-        engines bring kernels for all experts at once, and spread the experts of a large model over many devices.""")
+    lesson.say(f"""Alone, a request reads {shares[BATCHES[0]]:.1f} experts of a layer; {BATCHES[-1]} together read
+        {shares[BATCHES[-1]]:.1f}, and what experts save in memory traffic is nearly gone. Work is still saved: no token
+        is computed by more than {shape.top_k}. But each expert gets few rows, and many small products are slower than
+        one large one. So engines bring kernels for all experts at once, and spread them over many devices.""")
 
 
 if __name__ == "__main__":

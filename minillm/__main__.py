@@ -7,7 +7,14 @@ import sys
 from pathlib import Path
 from typing import Annotated
 
-import typer
+try:
+    import typer
+except ModuleNotFoundError:  # the packages lie in an environment, and this is another Python
+    sys.exit(
+        f"minillm's packages are not installed in this Python ({sys.executable}). `python3 scripts/start.py setup` "
+        "puts them into .venv; then start with that one's Python: .venv/bin/python -m minillm (on Windows "
+        ".venv\\Scripts\\python -m minillm)."
+    )
 
 from minillm.cli import bench, learn
 from minillm.cli.guard import GuardedGroup

@@ -10,13 +10,13 @@ from minillm.checks import at_least, is_number, one_of
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 ATTENTION_BACKENDS = ("naive", "reference", "blockwise", "cpu", "triton", "flash")
 
-# What other engines call our settings. Their names are accepted and mean the same.
+# What other engines call our settings. Their names are accepted; a remark says where theirs is not quite the same.
 ALIASES = {
     "block_size": "page_size",  # vLLM
     "num_gpu_blocks_override": "num_pages",  # vLLM
     "model_path": "model",  # SGLang
     "context_length": "max_model_len",  # SGLang
-    "mem_fraction_static": "gpu_memory_utilization",  # SGLang
+    "mem_fraction_static": "gpu_memory_utilization",  # SGLang: there of weights and cache alone
     "max_running_requests": "max_num_seqs",  # SGLang
     "chunked_prefill_size": "max_num_batched_tokens",  # SGLang
     "max_total_tokens": "max_cached_tokens",  # SGLang

@@ -3,7 +3,8 @@
 import os
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from statistics import median
 from typing import TYPE_CHECKING, TypeVar
 
 from minillm.debug.open_line import ERASE, fresh_line, is_terminal, leave_open
@@ -13,6 +14,9 @@ if TYPE_CHECKING:
 
 WIDTH = 20  # characters of the bar
 Item = TypeVar("Item")
+Name = TypeVar("Name")
+Found = TypeVar("Found")
+ROUNDS = range(3)  # so often each of several ways is measured, unless a lesson says it otherwise
 
 
 def time_steps(engine: "Engine", after_each: Callable[[], None] | None = None) -> tuple[list[float], int]:
@@ -21,16 +25,53 @@ def time_steps(engine: "Engine", after_each: Callable[[], None] | None = None) -
     A step is asked for all that is pending, and computes just that where no budget cuts a prompt.
     after_each: called between two steps, off the clock.
     """
-    seconds, tokens = [], 0
-    scheduler = engine.scheduler
-    while engine.has_requests:
-        tokens += sum(request.num_pending for request in (*scheduler.running, *scheduler.waiting))
-        start = time.perf_counter()
-        engine.step()
-        seconds.append(time.perf_counter() - start)
-        if after_each:
-            after_each()
+    (seconds,), (tokens,) = steps_in_turns([engine], after_each)
     return seconds, tokens
+
+
+def in_turns(ways: Mapping[Name, Callable[[], Found]], rounds: Iterable[object] = ROUNDS) -> dict[Name, list[Found]]:
+    """Measure each way once in every round, one after the other: what each has found, round by round.
+
+    What disturbs the machine for a while then disturbs them all; and how far the rounds of one way lie apart says how
+    large a difference must be to be one (``debug/views/spread.py``).
+    """
+    found: dict[Name, list[Found]] = {name: [] for name in ways}
+    for _ in rounds:
+        for name, way in ways.items():
+            found[name].append(way())
+    return found
+
+
+def steps_in_turns(
+    engines: "Sequence[Engine]", after_each: Callable[[], None] | None = None
+) -> tuple[list[list[float]], list[int]]:
+    """Step the engines in turn, one step each, until all are done: the seconds of each one's steps, and its tokens."""
+    seconds: list[list[float]] = [[] for _ in engines]
+    tokens = [0 for _ in engines]
+    while any(engine.has_requests for engine in engines):
+        for i, engine in enumerate(engines):
+            if engine.has_requests:
+                tokens[i] += _asked_for(engine)
+                seconds[i].append(_one_step(engine))
+                if after_each:
+                    after_each()
+    return seconds, tokens
+
+
+def in_rounds(seconds: Sequence[float], size: int = 4) -> list[float]:
+    """Many short measurements as a few rounds: the median of each ``size`` that follow each other."""
+    return [median(seconds[i : i + size]) for i in range(0, max(len(seconds) - size + 1, 1), size)]
+
+
+def _asked_for(engine: "Engine") -> int:
+    """The tokens that the next step is asked for."""
+    return sum(request.num_pending for request in (*engine.scheduler.running, *engine.scheduler.waiting))
+
+
+def _one_step(engine: "Engine") -> float:
+    start = time.perf_counter()
+    engine.step()
+    return time.perf_counter() - start
 
 
 class Bar:

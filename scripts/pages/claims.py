@@ -12,7 +12,7 @@ A claim is an expression over the recorded run of the chapter's lesson, over the
     row("part", "row")                  all numbers of a row
     number("part", "words {} words")    the number that stands at {} in what the lesson said
     says("part", "words")               whether the lesson said this
-    near(a, b, 1.5)                     neither is more than 1.5 times the other
+    near(a, b, 1.5)                     neither is more than 1.5 times the other; of columns, row by row
 
 A part is a part of the run by its title (or how the title begins); or a section of this page; or, as
 ``"performance.md: On a CPU"``, a section of another page. Where several tables of a part fit, ``table=2`` says which.
@@ -186,5 +186,7 @@ def section_of(text: str, title: str) -> list[str]:
     raise LookupError(f"the page has no section {title!r}")
 
 
-def near(a: float, b: float, factor: float) -> bool:
-    return 1 / factor <= a / b <= factor
+def near(a: Any, b: Any, factor: float) -> bool:
+    """Of two numbers, or of two columns row by row."""
+    ratio = a / b
+    return ratio <= factor and ratio >= 1 / factor

@@ -6,6 +6,7 @@ import re
 from typing import Any
 
 from pages.clone import ROOT
+from pages.tables import Value, Values
 
 
 def probes() -> int:
@@ -20,6 +21,13 @@ def questions(number: str) -> int:
     from minillm.learn.registry import lesson
 
     return len(lesson(int(number)).questions)
+
+
+def questions_of_all() -> Values:
+    """The same for every lesson."""
+    from minillm.learn.registry import lessons
+
+    return Values(Value.read(str(len(place.questions))) for place in lessons().values())
 
 
 def tasks(number: str) -> int:
@@ -100,4 +108,4 @@ def _preset(name: str) -> dict[str, Any]:
     return raw | {"tie_word_embeddings": "tied: true" in found[2]}
 
 
-ALL = (probes, questions, tasks, capture_sizes, calls, setting, bundled, card_says, meets)
+ALL = (probes, questions, questions_of_all, tasks, capture_sizes, calls, setting, bundled, card_says, meets)

@@ -3,6 +3,7 @@
 import html
 import re
 from collections import defaultdict
+from pathlib import Path
 from typing import Any
 
 import yaml
@@ -10,6 +11,7 @@ from pages.clone import ROOT
 from pages.words import anchor
 
 FOLDER = ROOT / "minillm" / "assets" / "glossary"
+REMARKS = Path(__file__).parent / "remarks.yaml"
 ONLY_OURS = ("max_cached_tokens",)  # settings that vLLM has not; the others have its names
 # File -> the topic's title, in the order of the lessons.
 TOPICS = {
@@ -71,10 +73,22 @@ def term(entry: dict[str, Any]) -> str:
     ]
     if names:
         lines += ["", f'<p class="names">{" &nbsp;·&nbsp; ".join(names)}</p>']
+    if remark := remarks().get(entry["term"]):
+        lines += ["", f'<p class="names">{html.escape(remark, quote=False)}</p>']
     if entry.get("see"):
         links = ", ".join(f"[{words(target)}](#{anchor(target)})" for target in entry["see"])
         lines += ["", f"See also: {links}", "{ .see }"]
     return "\n".join(lines)
+
+
+def remarks() -> dict[str, str]:
+    """Word -> what the page adds to it: that it is not built yet, or what has changed."""
+    found = yaml.safe_load(REMARKS.read_text(encoding="utf-8"))
+    return {
+        term: row.get("says") or f"Not built yet: to come with lesson {row['lesson']}."
+        for row in found
+        for term in row["terms"]
+    }
 
 
 def words(text: str) -> str:
@@ -93,12 +107,12 @@ def settings() -> str:
     """The table of settings that other engines call by another name, from the aliases in minillm/config.py."""
     source = (ROOT / "minillm" / "config.py").read_text(encoding="utf-8")
     ours: dict[str, dict[str, str]] = defaultdict(dict)
-    for alias, name, engine in re.findall(r'^    "(\w+)": "(\w+)",  # (vLLM|SGLang)$', source, flags=re.MULTILINE):
-        ours[name][engine] = alias
+    for alias, name, engine, remark in re.findall(
+        r'^    "(\w+)": "(\w+)",  # (vLLM|SGLang)(?:: (.*))?$', source, flags=re.MULTILINE
+    ):
+        ours[name][engine] = f"`{alias}`" + (f" ({remark})" if remark else "")
     rows = ["| minillm | vLLM | SGLang |", "| --- | --- | --- |"]
     for name, others in sorted(ours.items()):
-        vllm = others.get("vLLM", "" if name in ONLY_OURS else name)
-        rows.append(
-            "| " + " | ".join(f"`{word}`" if word else "" for word in (name, vllm, others.get("SGLang"))) + " |"
-        )
+        vllm = others.get("vLLM", "" if name in ONLY_OURS else f"`{name}`")
+        rows.append(f"| `{name}` | {vllm} | {others.get('SGLang', '')} |")
     return "\n".join(rows)

@@ -49,7 +49,7 @@ def _scaled(number: str, unit: str | None) -> float:
 
 
 class Values(list[Value]):
-    """A column or a row. Compared with a number: each of them; with another column: row by row."""
+    """A column or a row. Compared with a number, or put together with one: each of them; with a column: row by row."""
 
     @property
     def least(self) -> float:
@@ -80,6 +80,12 @@ class Values(list[Value]):
     def falls(self) -> bool:
         return all(a > b for a, b in pairwise(self))
 
+    def __truediv__(self, other: object) -> "Values":
+        return Values(map(_shown, (a / b for a, b in self._beside(other))))
+
+    def __add__(self, other: object) -> "Values":  # type: ignore[override]
+        return Values(map(_shown, (a + b for a, b in self._beside(other))))
+
     def __lt__(self, other: object) -> bool:
         return all(a < b for a, b in self._beside(other))
 
@@ -103,6 +109,10 @@ class Values(list[Value]):
 
     def __repr__(self) -> str:
         return " | ".join(map(repr, self))
+
+
+def _shown(number: float) -> Value:
+    return Value.read(f"{number:.6g}")
 
 
 @dataclass

@@ -21,6 +21,7 @@ from minillm.debug.views.page_tables import free_list, page_tables
 from minillm.debug.views.prefix_hit import prefix_hit
 from minillm.debug.views.radix_tree import radix_tree, remember
 from minillm.debug.views.slots_table import slots_table
+from minillm.debug.views.spread import as_much, spread
 from minillm.debug.views.step_times import step_times
 from minillm.debug.views.tensors import shape, stats, tensor_summary
 from minillm.debug.views.theme import legend, letter, make_console
@@ -487,12 +488,38 @@ def test_of_several_rounds_a_ratio_within_their_spread_is_noise() -> None:
     rows = [
         ("noise", [1.0, 1.3, 1.1], [1.2, 1.25, 1.35], "s", "lower"),
         ("clear", [1.0, 1.3, 1.1], [2.0, 2.2, 2.1], "s", "lower"),
+        ("apart", [10.0, 9.0, 11.0], [40.0, 38.0, 400.0], "s", "lower"),
         ("exact", [40, 40, 40], [42, 42, 42]),
         ("nearly", [1.0, 1.001], [1.04, 1.04]),
     ]
     lines = {line.split()[0]: line.rstrip() for line in show(before_after(rows)).splitlines() if line.strip("- ")}
-    assert lines["noise"].endswith("1.1 s  1.25 s  within noise") and lines["clear"].endswith("1.91x more")
+    assert lines["noise"].endswith("1.1 s (1 to 1.3)  1.25 s (1.2 to 1.35)  within noise")
+    assert lines["clear"].endswith("1.91x more") and lines["apart"].endswith("4.0x more"), (
+        "one slow round hides nothing"
+    )
     assert lines["exact"].endswith("1.05x more") and lines["nearly"].endswith("within noise")
+
+
+def test_a_spread_is_in_the_unit_of_its_median() -> None:
+    assert (
+        spread([0.051, 0.054, 0.06], "s") == "54 ms (51 to 60)"
+        and spread([0.9, 1.2, 0.95], "s") == "950 ms (900 to 1,200)"
+    )
+    assert spread(3, "s") == "3 s" and spread([7, 7]) == "7" and spread(None) == "-" and spread([], "s") == "-"
+    assert spread([1024, 2048, 2048], "B") == "2 KiB (1 KiB to 2 KiB)" and spread([10, 20], "%") == "15% (10 to 20)"
+
+
+def test_a_sentence_says_noise_where_there_is_noise() -> None:
+    assert as_much([4.0, 4.2], [2.0, 2.1]) == "2.0 times as much as" and as_much(1.0, 4.0) == "25% as much as"
+    assert as_much([4.0, 4.2], [4.1, 4.3]) == "as much as (within noise)" == as_much([1.0, 1.001], [1.04, 1.04])
+    assert as_much(3.0, 2.0, "long") == "1.50 times as long as" and as_much(0, 2.0) == "not to be compared with"
+
+
+def test_before_after_sets_brackets_below_where_names_would_have_no_room() -> None:
+    rows = [("the device has nothing to do, between two steps", [0.011, 0.012, 0.014], [0.021, 0.022, 0.024], "s")]
+    wide, narrow = show(before_after(rows), width=120), show(before_after(rows), width=80)
+    assert "12 ms (11 to 14)" in wide and "nothing to do, between two steps" in wide
+    assert "(11 to 14)  (21 to 24)" in narrow and "the device has nothing to do," in narrow
 
 
 def test_bars_and_sparklines() -> None:

@@ -1,24 +1,22 @@
 """Numbers beside each other: before and after, as bars, and along the steps of a run."""
 
 from collections.abc import Sequence
-from statistics import median
 from typing import NamedTuple
 
 from rich.table import Table
 from rich.text import Text
 
 from minillm.debug.views.drawing import Canvas, Drawing
+from minillm.debug.views.spread import NOISE, Rounds, is_noise, middle, ratio, spread
 from minillm.debug.views.table import Cells, Col, table
 from minillm.debug.views.theme import SKY, STYLES
-from minillm.debug.views.units import amount
-
-Rounds = float | Sequence[float] | None  # one number, or one for each time that it was measured
 
 
 class Row(NamedTuple):
     """One measured thing, before and after. ``better``: "lower" or "higher", or "" where neither is.
 
-    Of several rounds the median is shown, and a ratio no larger than between rounds of one side is called noise.
+    Of several rounds the median is shown, and how far they lie apart; a difference of two sides whose rounds overlap is
+    called noise.
     """
 
     name: str
@@ -33,44 +31,30 @@ def before_after(rows: Sequence[Row | tuple], before: str = "before", after: str
     facts = [Row(*row) for row in rows]
     columns = [Col("", wraps=True), *(Col(title, "right", wraps=True) for title in (before, after, "ratio"))]
 
+    def cells(between: str) -> list[Cells]:
+        return [[r.name, *(spread(side, r.unit, between) for side in (r.before, r.after)), _ratio(r)] for r in facts]
+
     def draw(canvas: Canvas) -> Table:
-        cells: list[Cells] = [
-            [r.name, *(_value(_middle(side), r.unit) for side in (r.before, r.after)), _ratio(r)] for r in facts
-        ]
-        return table(canvas, columns, cells)
+        beside = cells(" ")  # the brackets; below, where names would have no room otherwise
+        fits = sum(max(len(row[i]) for row in beside) + 2 for i in range(4)) <= canvas.width if facts else True
+        return table(canvas, columns, beside if fits else cells("\n"))
 
     return Drawing(draw)
 
 
-def _value(value: float | None, unit: str) -> str:
-    return "-" if value is None else amount(value, unit)
-
-
-def _middle(rounds: Rounds) -> float | None:
-    return median(rounds) if isinstance(rounds, Sequence) else rounds
-
-
-def _noise(rounds: Rounds) -> float:
-    """The largest ratio between two rounds of one side; 1 where there are no two that differ."""
-    values = rounds if isinstance(rounds, Sequence) else ()
-    return max(values) / min(values) if values and min(values) > 0 else 1.0
-
-
 def _ratio(row: Row) -> Text:
     """``4.1x less``, coloured where it is clear which way is better."""
-    before, after = _middle(row.before), _middle(row.after)
+    before, after = middle(row.before), middle(row.after)
     if not before or not after or before * after < 0:
         return Text("-", STYLES["note"])
-    ratio = after / before
-    times, noise = max(ratio, 1 / ratio), max(_noise(row.before), _noise(row.after))
-    if times < 1.02:
+    times = after / before
+    if is_noise(row.before, row.after):
+        return Text(NOISE, STYLES["note"])
+    if max(times, 1 / times) < 1.02:
         return Text("the same", STYLES["note"])
-    if noise > 1 and times < max(noise, 1.05):
-        return Text("within noise", STYLES["note"])
-    words = f"{times:,.0f}x" if times >= 100 else f"{times:.1f}x" if times >= 1.95 else f"{times:.2f}x"
-    improved = row.better == ("higher" if ratio > 1 else "lower")
+    improved = row.better == ("higher" if times > 1 else "lower")
     style = STYLES["good" if improved else "warn"] if row.better else ""
-    return Text(f"{words} {'more' if ratio > 1 else 'less'}", style)
+    return Text(f"{ratio(max(times, 1 / times))} {'more' if times > 1 else 'less'}", style)
 
 
 def bar_text(canvas: Canvas, value: float, maximum: float, width: int, style: str = SKY) -> Text:

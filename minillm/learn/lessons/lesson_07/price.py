@@ -2,16 +2,19 @@
 
 import time
 from collections.abc import Iterable
-from statistics import quantiles
+from functools import partial
+from statistics import median, quantiles
 from typing import Any
 
 from minillm.debug.views.drawing import Drawing
+from minillm.debug.views.spread import NOISE, is_noise, spread
 from minillm.debug.views.table import Cells, drawn, numbers, texts
 from minillm.engine.engine import Engine
 from minillm.learn.asking import finish
+from minillm.learn.timing import in_turns
 from minillm.sampling_params import SamplingParams, StructuredOutputsParams
 
-BATCH, STEPS = 16, 24  # requests at once, and steps that they decode together
+BATCH, STEPS = 16, 16  # requests at once, and steps that they decode together
 
 PLAIN: dict[str, Any] = {"temperature": 0}
 DRAWS: dict[str, Any] = {"temperature": 1, "seed": 1}
@@ -40,17 +43,25 @@ KINDS = {
 
 
 def time_kinds(engine: Engine, prompt: list[int], rounds: Iterable[int]) -> Drawing:
-    """Each kind of batch in each round; of all its steps the time than which a quarter was faster."""
-    times: dict[str, list[float]] = {name: [] for name in KINDS}
-    for _ in rounds:
-        for name, settings in KINDS.items():
-            times[name] += step_times(engine, prompt, settings)
-    typical = {name: quantiles(seconds, n=4)[0] for name, seconds in times.items()}
-    least = typical["all greedy"]
+    """Each kind of batch in each round; of a round's steps the time than which a quarter was faster."""
+    ways = {name: partial(typical, engine, prompt, settings) for name, settings in KINDS.items()}
+    times = in_turns(ways, rounds)
+    least = times["all greedy"]
     rows: list[Cells] = [
-        [name, f"{1e6 * seconds:,.0f}", f"{seconds / least - 1:+.0%}"] for name, seconds in typical.items()
+        [name, spread([1e6 * second for second in seconds]), _more(seconds, least) if seconds is not least else ""]
+        for name, seconds in times.items()
     ]
     return drawn([*texts(f"{BATCH} requests"), *numbers("microseconds a step", "more")], rows)
+
+
+def _more(seconds: list[float], least: list[float]) -> str:
+    """How much longer, or that nobody can tell."""
+    return NOISE if is_noise(seconds, least) else f"{median(seconds) / median(least) - 1:+.0%}"
+
+
+def typical(engine: Engine, prompt: list[int], settings: list[dict[str, Any]]) -> float:
+    """A step's seconds: a quarter of the steps were faster."""
+    return quantiles(step_times(engine, prompt, settings), n=4)[0]
 
 
 def step_times(engine: Engine, prompt: list[int], settings: list[dict[str, Any]]) -> list[float]:

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Iterable
+from functools import partial
 from math import ceil, log10
 from statistics import median
 
@@ -13,12 +14,14 @@ from minillm.attention.blockwise import BlockwiseAttention
 from minillm.attention.cpu import CpuAttention
 from minillm.attention.gather import GatherAttention
 from minillm.debug.views.drawing import Drawing
+from minillm.debug.views.spread import spread
 from minillm.debug.views.table import Cells, Col, drawn, numbers
 from minillm.debug.views.units import amount
 from minillm.kernels.cpu import kernels as cpu
 from minillm.learn.lessons.lesson_08.query import Query
+from minillm.learn.timing import in_turns
 
-REPEATS = 20  # of each time that is measured
+REPEATS = 8  # of each time that is measured
 
 
 def backends(query: Query) -> dict[str, tuple[AttentionBackend, str]]:
@@ -68,21 +71,22 @@ def compared(query: Query, by_triton: Tensor | None) -> Drawing:
 
 
 def timed(queries: Iterable[Query]) -> Drawing:
-    """A row a backend, a column a query: the median time of one attention; and GB/s with the last, the longest."""
-    times: dict[str, list[float]] = {}
+    """A row a backend, a column a query: the time of one attention; and GB/s with the last, the longest."""
+    times: dict[str, list[list[float]]] = {}
     lengths = []
     for query in queries:
         found = {name: backend for name, (backend, _) in backends(query).items()}
         if query.q.device.type == "cuda":
             found["triton"] = triton(query)
-        for name, backend in found.items():
-            times.setdefault(name, []).append(seconds_of(backend, query))
+        ways = {name: partial(seconds_of, backend, query) for name, backend in found.items()}
+        for name, rounds in in_turns(ways).items():
+            times.setdefault(name, []).append(rounds)
         lengths.append(query.length)
     rows: list[Cells] = [
-        [name, *(amount(seconds, "s") for seconds in took), f"{query.kv_bytes / took[-1] / 1e9:.2f}"]
+        [name, *(spread(rounds, "s", "\n") for rounds in took), f"{query.kv_bytes / median(took[-1]) / 1e9:.2f}"]
         for name, took in times.items()
     ]
-    columns = [Col("backend"), *numbers(*(f"{length:,} tokens" for length in lengths))]
+    columns = [Col("backend"), *(Col(f"{length:,} tokens", "right", wraps=True) for length in lengths)]
     return drawn([*columns, Col("GB/s, longest", "right", spare=1)], rows)
 
 

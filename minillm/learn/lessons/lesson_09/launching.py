@@ -2,15 +2,18 @@
 
 import re
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from functools import partial
 from statistics import median
 
 import torch
 
+from minillm.debug.views.spread import spread
 from minillm.debug.views.tape import call_name
 from minillm.engine.engine import Engine
 from minillm.learn.asking import ask, finish
 from minillm.learn.example import TALK, question, running_example
+from minillm.learn.timing import ROUNDS, in_turns
 from minillm.text.tokenizer import Tokenizer
 
 LAUNCHES = 2000  # of an operator with nothing to do, to see what launching costs
@@ -52,14 +55,23 @@ def launch_seconds(device: torch.device) -> float:
         return (time.perf_counter() - start) / LAUNCHES
 
 
+def launch_and_step(eager: Engine, prompts: list[list[int]]) -> tuple[float, float, str]:
+    """Seconds of one launch, and of a whole step of one request; and what they were in each round, in words."""
+    ways = {"launch": lambda: launch_seconds(eager.device), "step": lambda: step_seconds(eager, prompts, 1, steps=12)}
+    launches, steps = in_turns(ways).values()
+    shown = spread([1e6 * seconds for seconds in launches], "microseconds"), spread(steps, "s")
+    said = f"{len(ROUNDS)} rounds in turns: a launch took {shown[0]}, a step {shown[1]}."
+    return median(launches), median(steps), said
+
+
 def who_waits(device: torch.device) -> str:
     """What the price of launching means on this device, in words."""
     if device.type == "cuda":
         return """A GPU works while Python launches the next operator. But with one token each operator has so little to
             do that the GPU is done first, and waits. Then a step lasts as long as its launching."""
-    return """On a CPU the same processor launches and works, and the work is the larger part. A GPU reads the same
-        weights many times faster, and a launch costs no less there. So a decode step on a GPU mostly is launching, and
-        the GPU idles in between."""
+    return """On a CPU the same processor launches and works, so nobody waits. A GPU reads the same weights many times
+        faster, and a launch costs no less there. So on a GPU a decode step of a small model mostly is launching, and
+        the GPU idles in between; the larger the model, the smaller that share."""
 
 
 def step_seconds(engine: Engine, prompts: list[list[int]], batch: int, steps: int = 24) -> float:
@@ -77,17 +89,14 @@ def step_seconds(engine: Engine, prompts: list[list[int]], batch: int, steps: in
 
 
 def in_turn(
-    engines: tuple[Engine, Engine], prompts: list[list[int]], batches: Iterable[int], rounds: Iterable[int]
+    engines: tuple[Engine, Engine], prompts: list[list[int]], batches: Sequence[int], rounds: Iterable[int]
 ) -> list[tuple]:
     """Rows for `before_after`: a step of each batch size, from Python and replayed, in every round."""
-    times: dict[int, tuple[list[float], list[float]]] = {batch: ([], []) for batch in batches}
-    for _ in rounds:
-        for batch, sides in times.items():
-            for engine, seconds in zip(engines, sides):
-                seconds.append(step_seconds(engine, prompts, batch))
+    ways = {(batch, engine): partial(step_seconds, engine, prompts, batch) for batch in batches for engine in engines}
+    times = in_turns(ways, rounds)
     rows = []
-    for batch, sides in times.items():
+    for batch in batches:
         size = min((size for size in engines[1].runner.graphs.sizes if size >= batch), default=batch)  # type: ignore[union-attr]
         name = f"a step of {batch}" + (f", replayed as {size}" if size > batch else "")
-        rows.append((name, *sides, "s", "lower"))
+        rows.append((name, *(times[batch, engine] for engine in engines), "s", "lower"))
     return rows

@@ -3,6 +3,7 @@
 from statistics import mean, median
 
 from minillm.debug.views.drawing import Drawing
+from minillm.debug.views.spread import spread
 from minillm.debug.views.table import Cells, Col, drawn
 from minillm.debug.views.units import amount
 from minillm.engine.engine import Engine
@@ -40,10 +41,17 @@ def touched(engine: Engine, requests: int) -> float:
     return mean(len(routed.experts.unique()) for routed in found if len(routed.experts) == requests)
 
 
-def in_a_table(experts: dict[int, float], read: dict[int, float], times: dict[int, list[float]], E: int) -> Drawing:
-    """A row a number of requests: experts of a layer that are read, of E; bytes; seconds of a step, here and dense."""
+def in_a_table(
+    experts: dict[int, float], read: dict[int, float], times: dict[int, list[list[float]]], E: int
+) -> Drawing:
+    """A row a number of requests: experts of a layer that are read, of E; bytes; a step's seconds, here and dense."""
     rows: list[Cells] = [
-        [str(count), f"{experts[count]:.1f}", amount(read[count], "B"), *(amount(t, "s") for t in times[count])]
+        [
+            str(count),
+            f"{experts[count]:.1f}",
+            amount(read[count], "B"),
+            *(spread(rounds, "s", "\n") for rounds in times[count]),
+        ]
         for count in experts
     ]
     titles = "requests", f"experts read, of {E}", "weights read", "a step", "dense, as wide as all"

@@ -1,11 +1,11 @@
 """Dense twins of a mixture of experts, and how many parameters each holds."""
 
 from dataclasses import replace
-from statistics import median
 
 import torch
 
 from minillm.debug.views.drawing import Drawing
+from minillm.debug.views.spread import spread
 from minillm.debug.views.table import Cells, Col, drawn, texts
 from minillm.debug.views.units import amount, number
 from minillm.engine.engine import Engine
@@ -44,13 +44,13 @@ def make_dense(engine: Engine, width: int) -> Engine:
     return engine
 
 
-def in_a_table(held: dict[str, int], left_out: int, runs: list[list[float]], itemsize: int) -> Drawing:
+def in_a_table(held: dict[str, int], left_out: int, runs: dict[str, list[float]], itemsize: int) -> Drawing:
     """A row an engine: its parameters, those that a token meets (the first leaves some out), their bytes, and the time
     of a token."""
     met = [all - left_out * (i == 0) for i, all in enumerate(held.values())]
     rows: list[Cells] = [
-        [name, number(all), number(some), amount(float(some * itemsize), "B"), amount(median(times), "s")]
-        for (name, all), some, times in zip(held.items(), met, zip(*runs))
+        [name, number(all), number(some), amount(float(some * itemsize), "B"), spread(runs[name], "s", "\n")]
+        for (name, all), some in zip(held.items(), met)
     ]
     titles = "parameters", "a token meets", "bytes read", "time a token"
     return drawn([*texts("in each layer"), *(Col(title, "right", wraps=True) for title in titles)], rows)

@@ -2,14 +2,16 @@
 
 import time
 from collections.abc import Callable
+from functools import partial
 from statistics import median
 
 import torch
 from torch import Tensor
 
 from minillm.learn.lessons.lesson_17.routing import Routing
+from minillm.learn.timing import in_turns
 
-PRODUCTS = 20  # calls of a layer that are timed
+CALLS = 7  # of a layer, that are timed in a round
 
 
 @torch.inference_mode()
@@ -27,15 +29,20 @@ def two_ways(seen: Routing, hidden: Tensor) -> tuple[list[tuple], bool]:
         return moe.compute(hidden, experts)
 
     same = torch.allclose(one_by_one(), together(), rtol=1e-3, atol=1e-3)
-    times: dict[Callable, list[float]] = {one_by_one: [], together: []}
-    for _ in range(PRODUCTS):
-        for way, taken in times.items():
-            start = time.perf_counter()
-            way()
-            taken.append(time.perf_counter() - start)
+    times = in_turns({way: partial(seconds_of, way) for way in (one_by_one, together)})
     rows = [
         ("experts taken up", T * k, used, "", "lower"),
         ("weights read", T * k * size, used * size, "B", "lower"),
-        ("time for this layer's experts", *(median(taken) for taken in times.values()), "s", "lower"),
+        ("time for this layer's experts", *times.values(), "s", "lower"),
     ]
     return rows, same
+
+
+def seconds_of(way: Callable[[], Tensor]) -> float:
+    """Of one call, the median of some."""
+    seconds = []
+    for _ in range(CALLS):
+        start = time.perf_counter()
+        way()
+        seconds.append(time.perf_counter() - start)
+    return median(seconds)
