@@ -95,7 +95,7 @@ class Inside:
 
     @pytest.hookimpl(wrapper=True)
     def pytest_runtest_makereport(self, item: pytest.Item, call: pytest.CallInfo[None]) -> Iterator[Any]:
-        report = yield
+        report: Any = yield
         if call.excinfo and report.skipped and self.noted["state"] == "passed":
             self.noted = {"state": "todo", "text": str(call.excinfo.value)}
         elif call.excinfo and report.failed and self.noted["state"] != "failed":
@@ -121,7 +121,7 @@ class Inside:
                 self.tell("exit", status=status, frames=frames_of(sys._getframe(1)))
             leave(status)
 
-        os._exit = tell_and_leave  # type: ignore[assignment]
+        os._exit = tell_and_leave
 
     def _listen_to_debuggers(self) -> None:
         """Every pdb comes by `interaction`: breakpoint(), a stop at a probe, and ours for ``--pdb``."""
@@ -138,7 +138,7 @@ class Inside:
             finally:
                 self.quit = bool(getattr(debugger, "quitting", False))
 
-        pdb_module.Pdb.interaction = with_terminal  # type: ignore[method-assign]
+        pdb_module.Pdb.interaction = with_terminal  # type: ignore[method-assign, assignment]
 
     def _talk(self) -> None:
         """Give the terminal to a debugger, as soon as the check outside has let go of it, until the test ends."""
