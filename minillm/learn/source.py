@@ -9,10 +9,12 @@ import importlib.util
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from textwrap import wrap
 
 from minillm.learn.tasks import Task
 
 Function = ast.FunctionDef | ast.AsyncFunctionDef
+WIDTH = 110  # of a stub's comments
 
 
 @dataclass
@@ -76,15 +78,26 @@ def definition(task: Task) -> str:
 
 
 def stub(task: Task) -> str:
-    """The same with ``raise Todo`` for a body. Its probes stay as comments: lessons and debuggers need them."""
+    """The same with ``raise Todo`` for a body. In comments it says what the body may use, and its probes stay: lessons
+    and debuggers need them."""
     source, nodes = _nodes(task)
     indent = " " * (8 if task.class_name else 4)
+    hand = at_hand(task, indent)
     functions = []
     for node in nodes:
         shown = [f"{indent}# {ast.unparse(line)}" for _, line in probe_lines(node)]
         opening = [f"{indent}# Where it fits, for lessons and debuggers to look through:"] if shown else []
-        functions.append("\n".join([source.head(node), *opening, *shown, f'{indent}raise Todo("{task.id}")']))
+        functions.append("\n".join([source.head(node), *hand, *opening, *shown, f'{indent}raise Todo("{task.id}")']))
     return "\n\n".join(functions)
+
+
+def at_hand(task: Task, indent: str) -> list[str]:
+    """What a task's body may use, as comments: a line each, and more where one is not enough."""
+    rows = [f"{indent}# At hand:"] if task.at_hand else []
+    for name, words in task.at_hand:
+        first, further = f"{indent}#   ", f"{indent}#       "
+        rows += wrap(f"{name}: {words}", WIDTH, initial_indent=first, subsequent_indent=further, break_on_hyphens=False)
+    return rows
 
 
 def probe_lines(node: ast.AST) -> list[tuple[str, ast.stmt]]:

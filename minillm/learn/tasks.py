@@ -11,7 +11,8 @@ class Task:
     id: "3.1". lesson: "03_paged_attention". target: ``module:name`` or ``module:Class.name``. test: the class of its
         tests in the lesson's checkpoint. hints: a question, a pointer, the steps. probes: where to watch it run.
         model, settings: an engine that calls the function, for `diff` and `race`. A model that is to be made first is
-        ``module:function``, the module seen from the lesson's folder.
+        ``module:function``, the module seen from the lesson's folder. at_hand: what of the engine the body may use, as
+        it is written, and what that is; the stub lists it.
     """
 
     id: str
@@ -23,13 +24,15 @@ class Task:
     probes: tuple[str, ...]
     model: str = "nano-llama"
     settings: tuple[tuple[str, Any], ...] = ()
+    at_hand: tuple[tuple[str, str], ...] = ()
 
     @classmethod
     def read(cls, lesson: str, entry: dict[str, Any]) -> "Task":
         """An entry of tasks.yaml."""
         given = {"model": "nano-llama", **entry, "lesson": lesson, "probes": tuple(entry["probes"])}
         given["hints"] = tuple(hint.rstrip() for hint in entry["hints"])
-        given["settings"] = tuple(entry.get("settings", {}).items())
+        for name in ("settings", "at_hand"):
+            given[name] = tuple(entry.get(name, {}).items())
         if ":" in given["model"]:
             given["model"] = f"minillm.learn.lessons.lesson_{lesson[:2]}.{given['model']}"
         return cls(**given)
