@@ -21,7 +21,7 @@ from minillm.text.tokenizer import Tokenizer
 WORDS = ["the", "cache", "page", "def", "return", "Zürich", "你好", "こんにちは", "مرحبا", "1234", "##ing", "ing", "s"]
 TEXTS = st.lists(
     st.sampled_from(WORDS)
-    | st.sampled_from([" ", "  ", "\n", "\t", ",", ".", "!", "'s", "n't", " ?", "🦙🏽‍🚀", "é", "e\u0301", "\x00", "\x1b"])
+    | st.sampled_from([" ", "  ", "\n", "\t", ",", ".", "!", "'s", "n't", " ?", "🦙🏽", "é", "e\u0301", "\x00", "\x1b"])
     | st.sampled_from(["<s>", "</s>", "<pad>", "<|tool|>", "<extra>", "[CLS]", "[SEP]", "[UNK]", "x" * 60])
     | st.text(max_size=5),
     max_size=12,

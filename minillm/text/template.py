@@ -72,6 +72,7 @@ class Template:
 
     def render(self, **names: Any) -> str:
         """Only where `odd` is None."""
+        assert isinstance(self.source, str)
         return _compiled(self.source).render(tools=None, documents=None, **names)
 
 

@@ -4,6 +4,7 @@ Where those files are plain (see plain.py), the tokenizers library reads them di
 seconds to import. Everything else is left to transformers.
 """
 
+from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -130,7 +131,7 @@ class Tokenizer:
 
     def apply_chat_template(
         self,
-        messages: list[Message],
+        messages: Sequence[Message],
         add_generation_prompt: bool = True,
         continue_final_message: bool = False,
         tools: list[dict[str, Any]] | None = None,
@@ -156,7 +157,7 @@ class Tokenizer:
             )  # fmt: skip
         return template.render(messages=written, add_generation_prompt=add_generation_prompt, **self._named)
 
-    def encode_chat(self, messages: list[Message], **options: Any) -> list[int]:
+    def encode_chat(self, messages: Sequence[Message], **options: Any) -> list[int]:
         """The template's text as tokens; special tokens are in the text already."""
         return self.encode(self.apply_chat_template(messages, **options), add_special_tokens=False)
 
