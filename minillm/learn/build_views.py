@@ -76,4 +76,4 @@ def show_answer(build: Build, console: Console) -> None:
     console.print(Text(f"{build.id}  {build.title}: one possible answer, of many", style="title"))
     console.print(Syntax(build.answer.rstrip(), "python", theme="ansi_dark", word_wrap=True))
     console.print(Rule("where to go on", align="left", style="note"))
-    console.print(Text(build.seam.READ_ON), soft_wrap=True)
+    console.print(Text(" ".join(build.seam.READ_ON.split())))
