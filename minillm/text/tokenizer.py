@@ -31,14 +31,18 @@ class Tokenizer:
         self._tokenizer = self._read_with_transformers() if self.odd else self._read()
 
     def _why_odd(self) -> str | None:
-        path, model = self.folder / "tokenizer.json", self.folder / "config.json"
+        path = self.folder / "tokenizer.json"
         if not path.exists():
             return "it holds no tokenizer.json"
         try:
             content = read_json(path)
         except ValueError as error:
             raise ValueError(f"{path} is no tokenizer: {error}") from None
-        return odd_files(self.folder, content, self.config, read_json(model) if model.exists() else {})
+        try:
+            model = read_json(self.folder / "config.json")
+        except (OSError, ValueError):
+            model = {}  # whoever reads the model says what is wrong with it
+        return odd_files(self.folder, content, self.config, model)
 
     def _read(self) -> tokenizers.Tokenizer:
         path = self.folder / "tokenizer.json"
