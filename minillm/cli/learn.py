@@ -4,6 +4,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from minillm.cli.options import Plain
+
 if TYPE_CHECKING:
     from rich.console import Console
 
@@ -12,6 +14,8 @@ app = typer.Typer(help="Write functions of the engine yourself.", invoke_without
 Lesson = Annotated[str, typer.Argument(metavar="NN", help="The lesson's number, such as 03; or build1.")]
 Exercise = Annotated[str, typer.Argument(metavar="ID", help="The exercise, such as 3.1 or build1.")]
 Either = Annotated[str, typer.Argument(metavar="[ID]", help="An exercise (3.1, build1), or all of a lesson (03).")]
+Patience = Annotated[float, typer.Option(min=0.1, metavar="SECONDS", help="A test that takes longer is stopped.")]
+Pdb = Annotated[bool, typer.Option("--pdb", help="Open Python's debugger where a test fails.")]
 
 
 @app.callback()
@@ -33,36 +37,38 @@ def start(lesson: Lesson) -> None:
 
 
 @app.command()
-def check(exercise: Either = "") -> None:
+def check(exercise: Either = "", pdb: Pdb = False, patience: Patience = 10, plain: Plain = False) -> None:
     """Test your functions: one, a lesson's, or those of all lessons that you have started."""
     from minillm.learn.check import check
+    from minillm.learn.checkpoints import Wishes
     from minillm.learn.overview import started_tasks
     from minillm.learn.registry import choose
 
-    if not check(choose(exercise) if exercise else started_tasks(), _console()):
+    chosen = choose(exercise) if exercise else started_tasks()
+    if not check(chosen, _console(plain), Wishes(patience=patience, debug=pdb)):
         raise typer.Exit(1)
 
 
 @app.command()
-def watch(lesson: Lesson) -> None:
-    """Test a lesson's functions at every save, until Ctrl-C."""
-    from minillm.learn.check import watch
+def watch(lesson: Lesson, patience: Patience = 10, plain: Plain = False) -> None:
+    """Test a lesson's functions at every save, one after the other, until q or Ctrl-C."""
     from minillm.learn.registry import choose
+    from minillm.learn.watch import watch
 
-    watch(choose(lesson), _console())
+    watch(choose(lesson), _console(plain), patience)
 
 
 @app.command()
-def hint(exercise: Exercise) -> None:
+def hint(exercise: Exercise, plain: Plain = False) -> None:
     """A hint: first a question, then where to look, then the steps. One more each time."""
     from minillm.learn.overview import hint
     from minillm.learn.registry import task
 
-    hint(task(exercise), _console())
+    hint(task(exercise), _console(plain))
 
 
 @app.command()
-def diff(exercise: Exercise) -> None:
+def diff(exercise: Exercise, plain: Plain = False) -> None:
     """Yours beside the engine's own, and where a run first differs. The list notes that you have looked."""
     from minillm.learn.diff import diff
     from minillm.learn.registry import builds, task
@@ -70,13 +76,13 @@ def diff(exercise: Exercise) -> None:
     if exercise in builds():
         from minillm.learn.build_views import show_answer
 
-        show_answer(builds()[exercise], _console())
+        show_answer(builds()[exercise], _console(plain))
     else:
-        diff(task(exercise), _console())
+        diff(task(exercise), _console(plain))
 
 
 @app.command()
-def race(lesson: Lesson) -> None:
+def race(lesson: Lesson, plain: Plain = False) -> None:
     """Yours against the engine's own: the same tokens, and how many a second?"""
     from minillm.learn.build_views import race_build
     from minillm.learn.race import race
@@ -85,7 +91,7 @@ def race(lesson: Lesson) -> None:
 
     try:
         build = builds().get(lesson)
-        same = race_build(build, _console()) if build else race(choose(lesson), _console())
+        same = race_build(build, _console(plain)) if build else race(choose(lesson), _console(plain))
     except Todo as todo:
         raise ValueError(str(todo.first())) from None
     if not same:
@@ -103,7 +109,7 @@ def reset(exercise: Either) -> None:
     _console().print(f"{shown(path)} has {exercise} new" + (f"; it was {shown(kept)}" if kept else ""))
 
 
-def _console() -> "Console":
+def _console(plain: bool = False) -> "Console":
     from minillm.debug.views.theme import make_console
 
-    return make_console()
+    return make_console(plain)

@@ -1,15 +1,12 @@
-"""The learner's function beside the engine's own, and the first place where a run with it comes out differently."""
+"""The first place where a run with the learner's function comes out differently; then it, beside the engine's own."""
 
-from textwrap import dedent
-
-from rich.console import Console, Group, RenderableType
+from rich.console import Console
 from rich.rule import Rule
-from rich.syntax import Syntax
-from rich.table import Table
 from rich.text import Text
 
+from minillm.learn.beside import beside
 from minillm.learn.home import my_file
-from minillm.learn.mine import MineError, blame, read_mine
+from minillm.learn.mine import MineError, blame, probes_left_out, read_mine
 from minillm.learn.progress import Progress
 from minillm.learn.source import definition
 from minillm.learn.swap import mine, plain_kernels
@@ -17,7 +14,6 @@ from minillm.learn.tasks import Task
 from minillm.learn.todo import Todo
 
 MAX_STEPS = 300
-SIDE_BY_SIDE = 100  # columns that two pieces of code beside each other need at least
 
 
 def diff(task: Task, console: Console) -> None:
@@ -29,26 +25,18 @@ def diff(task: Task, console: Console) -> None:
         progress.mark(task.id, "peeked")
         progress.save()
     console.print(Text(f"{task.id}  {task.title}", style="title"))
-    console.print(_beside(yours, definition(task), task, console.width))
-    console.print(Rule("the first difference in a run", align="left", style="note"))
+    console.print(Rule("what differs in a run", align="left", style="note"))
     console.print(Text(first_difference(task)), soft_wrap=True)
-
-
-def _beside(yours: str, engines: str, task: Task, width: int) -> RenderableType:
-    codes = [Syntax(dedent(code), "python", theme="ansi_dark", word_wrap=True) for code in (yours, engines)]
+    for _, probe in probes_left_out(source, [task]):
+        console.print(Text(f"Yours never fires the probe {probe}."), soft_wrap=True)
+    console.print(Rule("the code", align="left", style="note"))
     titles = ("yours", f"the engine's own, {task.file}")
-    if width < SIDE_BY_SIDE:
-        return Group(*(part for title, code in zip(titles, codes) for part in (Text(title, style="note"), code, "")))
-    table = Table(box=None, expand=True, padding=(0, 1), header_style="note")
-    for title in titles:
-        table.add_column(title, ratio=1)
-    table.add_row(*codes)
-    return table
+    console.print(beside(titles, yours, definition(task), console.width))
 
 
 def first_difference(task: Task) -> str:
     """Run one small workload on the engine's own functions, then with the learner's, and compare fact by fact."""
-    # Here: the two pieces of code are on the screen while torch loads.
+    # Here: what is compared is on the screen while torch loads.
     from minillm.learn.trace import Differs, Fact, Trace, compare
     from minillm.learn.workload import TIGHT, add_requests, make_engine
 

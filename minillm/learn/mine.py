@@ -46,6 +46,9 @@ def load(number: str, source: Source | None = None) -> ModuleType:
         exec(compile(source.text, str(path), "exec"), vars(module))
     except Exception as error:
         raise MineError(f"{blame(error, path)}, while the file was read") from None
+    except SystemExit as error:
+        line = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path)]
+        raise MineError(f"{shown(path)}, line {line[-1]}, ends the whole program, while the file was read") from None
     return module
 
 

@@ -26,13 +26,13 @@ def overview(console: Console) -> None:
             right, asked = scores.get(task.number, (0, 0))
             quiz = f"  quiz: {right} of {asked} right" if asked else ""
             console.print(Text.assemble((f"{lesson[:2]}  {lesson[3:].replace('_', ' ')}", "title"), (quiz, "note")))
-        mark, words, style = _standing(task, progress, fancy=console.encoding.startswith("utf"))
+        mark, words, style = standing(task, progress, fancy=console.encoding.startswith("utf"))
         console.print(
             Text.assemble("    ", (mark, style), f" {task.id}  {task.title}", (f"  {words}" if words else "", "note"))
         )
     console.print(Text.assemble(("builds", "title"), ("  from a nearly empty file", "note")))
     for build in builds().values():
-        mark, words, style = _standing(build, progress, fancy=console.encoding.startswith("utf"))
+        mark, words, style = standing(build, progress, fancy=console.encoding.startswith("utf"))
         notes = "  ".join([f"after {build.after}", *([words] if words else [])])
         console.print(Text.assemble("    ", (mark, style), f" {build.id}  {build.title}", (f"  {notes}", "note")))
     done = sum(progress.done(id) for id in tasks())
@@ -41,7 +41,7 @@ def overview(console: Console) -> None:
     console.print(f"\n{done} of {len(tasks())} done.{quiz} Next: {_next(progress)}", soft_wrap=True)
 
 
-def _standing(task: Task, progress: Progress, fancy: bool) -> tuple[str, str, str]:
+def standing(task: Task, progress: Progress, fancy: bool) -> tuple[str, str, str]:
     """Mark, words and style."""
     notes = ["peeked"] if progress.peeked(task.id) else []
     if count := progress.hints(task.id):

@@ -152,7 +152,7 @@ class TestScheduler:
         aborts=st.lists(st.tuples(st.integers(0, 30), st.integers(0, 7)), max_size=3),
         spare=st.integers(0, 12), seats=st.integers(1, 8), budget=st.integers(1, 40),
     )  # fmt: skip
-    @settings(max_examples=examples(60), suppress_health_check=list(HealthCheck))
+    @settings(max_examples=examples(60), suppress_health_check=list(HealthCheck), phases=[Phase.generate])
     def test_any_arrivals_aborts_and_pools(
         self, sizes: list[tuple[int, int, int]], aborts: list[tuple[int, int]], spare: int, seats: int, budget: int
     ) -> None:

@@ -1,11 +1,13 @@
 """For tests of the exercises: the learner's folder is a temporary one, and small modules stand in for the engine."""
 
 import ast
+import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from learners import Done, Learn, environment
 
 from minillm.learn.tasks import Task
 
@@ -16,6 +18,19 @@ def my(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     folder = tmp_path / "my"
     monkeypatch.setenv("MINILLM_MY", str(folder))
     return folder
+
+
+@pytest.fixture
+def learn(my: Path, tmp_path: Path) -> Learn:
+    """``learn("start", "03")`` in some folder, with a learner's folder of its own."""
+
+    def run(*arguments: str) -> Done:
+        command = [sys.executable, "-m", "minillm", "learn", *arguments]
+        return subprocess.run(
+            command, capture_output=True, encoding="utf-8", cwd=tmp_path, env=environment(my), timeout=240
+        )
+
+    return run
 
 
 @pytest.fixture

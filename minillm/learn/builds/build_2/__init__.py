@@ -1,0 +1,1 @@
+"""Build 2: paged decode attention, a kernel in Triton."""
