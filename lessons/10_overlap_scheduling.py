@@ -136,8 +136,8 @@ def thrown_away(engine, prompts: list[list[int]], written: list[int]) -> None:
     held = engine.pool.num_pages - engine.scheduler.manager.num_available
     lesson.say(f"""Thrown away: [bold]{counted(ending.thrown_away, "row")}[/] (overlap.discard). Nothing of it is left.
         {first} has its {counted(len(requests[0].output_ids), "token")} and no more, and requests still hold
-        {counted(held, "page")}. {second} ended by its length, which can be counted before a token is known: with its
-        last token in flight it gets no row, and nothing is thrown away.""")
+        {counted(held, "page") if held else "no page"}. {second} ended by its length, which can be counted before a
+        token is known: with its last token in flight it gets no row, and nothing is thrown away.""")
     lesson.say(f"""One thing looks dangerous. {first}'s pages are free while the device still writes a key and a value
         into one of them. Somebody else may get that page in the next plan. But the device works in order: what the new
         owner writes comes later, and is read later still.""")

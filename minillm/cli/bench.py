@@ -198,7 +198,11 @@ def ladder(
     json: JsonFile = None,
     plot: PlotFile = None,
 ) -> None:
-    """The engine's switches, turned on one by one, on the same requests. The last line printed is JSON."""
+    """The engine's switches, turned on one by one, on the same requests: a minute or two, more on a GPU or with rounds.
+
+    The first rung keeps nothing and takes the longest. The last line printed is JSON.
+    """
+    from minillm.bench.checkpoints import say
     from minillm.bench.climb import climb
     from minillm.bench.ladder import choose_rungs, stand, usual
     from minillm.bench.ladder_report import ladder_svg, print_ladder
@@ -214,6 +218,7 @@ def ladder(
     model, work = model or usual_model, traffic(workload or usual_work)
     with model_settings(model) as chosen:
         ground = stand(user, chosen, work)
+        say(f"{len(names)} rungs, {rounds or usual_rounds} times: some minutes; the first keeps nothing and takes long")
         results = climb(ground, names, rounds or usual_rounds)
     title = f"{model}, {work.name}: {len(work.prompts)} requests on {name_of(ground.device)}"
     print_ladder(results, title)

@@ -40,7 +40,9 @@ def fresh_line(where: IO[str]) -> None:
 def say(text: str) -> None:
     """Something about the run that is no part of its output: on stderr, on a line of its own."""
     fresh_line(sys.stderr)
-    print(text, file=sys.stderr, flush=True)
+    print(
+        f"{text}\n", end="", file=sys.stderr, flush=True
+    )  # in one piece: another thread may have something to say, too
 
 
 def same_place(one: Any, other: Any) -> bool:

@@ -8,6 +8,7 @@ from typing import Any
 
 DTYPES = {"float": "f", "bfloat": "bf", "int": "i", "uint": "u", "complex": "c"}
 LONGEST = 120  # characters
+MOST_ROWS = 6  # of a step's plan
 
 
 def short(value: Any) -> str:
@@ -55,7 +56,16 @@ class _Short(reprlib.Repr):
 
     def repr_StepPlan(self, x: Any, level: int) -> str:
         preempted = f" preempted={x.preempted}" if x.preempted else ""
-        return f"StepPlan({' '.join(self.repr1(row, level - 1) for row in x.rows)}{preempted})"
+        rows = [self.repr1(row, level - 1) for row in x.rows]
+        if len(rows) > MOST_ROWS:
+            rows = [*rows[: MOST_ROWS - 2], "...", rows[-1], f"({len(rows)} rows)"]
+        return f"StepPlan(step {x.step}: {' '.join(rows)}{preempted})"
+
+    def repr_Queued(self, x: Any, _level: int) -> str:
+        """A step that was launched: which one, for the host is at another."""
+        return f"{type(x).__name__}(step {x.plan.step})"
+
+    repr_Launched = repr_Queued
 
     def repr_ForwardBatch(self, x: Any, _level: int) -> str:
         return f"ForwardBatch(T={x.num_tokens} R={x.num_requests})"

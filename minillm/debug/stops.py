@@ -77,6 +77,8 @@ def arm(break_at: str | Iterable[str] | None, when: str | None = None, log: str 
                 stop(event, when)
 
         armed.listeners.append(listen(stops, callback))
+    if recorded := [name for name in stops + logs if name in ("graph.record", "graph.replay")]:
+        armed.listeners.append(listen("graph.choose", lambda event: _say_if_eager(event, recorded)))
     if armed.listeners:
         _all_armed.append(armed)
         atexit.register(armed.close)
@@ -113,7 +115,16 @@ def _patterns(given: str | Iterable[str] | None) -> tuple[str, ...]:
     return patterns
 
 
+def _say_if_eager(event: Event, names: list[str]) -> None:
+    """An engine that launches every step from Python never comes by these; whoever waits there is told why."""
+    if why := event.values.get("eager"):
+        hint = "; enforce_eager=False records all the same" if "a replay runs past" in why else ""
+        say(f"minillm: {' and '.join(names)} will not come by in this engine: {why}{hint}")
+
+
 def _print_line(event: Event) -> None:
     values: dict[str, Any] = event.values
-    shown = "  ".join(f"{key}={short(value)}" for key, value in values.items())
-    say(f"step {event.step:<3} {event.name:<18} {shown}")
+    facts = {key: short(value) for key, value in values.items()}
+    # Of an object without anything to show there would be its kind's name, which says nothing.
+    shown = "  ".join(f"{key}={text}" for key, text in facts.items() if text != type(values[key]).__name__)
+    say(f"step {event.step:<3} {event.name:<18} {shown}".rstrip())

@@ -7,7 +7,7 @@ from rich.rule import Rule
 from rich.syntax import Syntax
 from rich.text import Text
 
-from minillm.debug.views.compare import before_after
+from minillm.debug.views.compare import Row, before_after
 from minillm.learn.build import Build
 from minillm.learn.home import my_file
 from minillm.learn.mine import MineError, blame, read_mine, written
@@ -49,10 +49,11 @@ def race_build(build: Build, console: Console) -> bool:
     if note := seam.about_the_race():
         console.print(Text(note, style="note"), soft_wrap=True)
     ours, yours = served["engine"], served["yours"]
-    rows = [(name, fact[0], yours[-1].facts[name][0], *fact[1:]) for name, fact in ours[-1].facts.items()]
+    rows = [Row(name, fact[0], yours[-1].facts[name][0], *fact[1:]) for name, fact in ours[-1].facts.items()]
     speeds = [[sum(map(len, one.tokens)) / one.seconds for one in side] for side in (ours, yours)]
-    rows += [("tokens/s", *speeds, "", "higher")]
-    rows += [("time for all", *([one.seconds for one in side] for side in (ours, yours)), "s", "lower")]
+    rows += [Row("tokens/s", speeds[0], speeds[1], "", "higher")]
+    times = [[one.seconds for one in side] for side in (ours, yours)]
+    rows += [Row("time for all", times[0], times[1], "s", "lower")]
     console.print(before_after(rows, before="the engine's own", after="yours"))
     return _same(ours[-1].tokens, yours[-1].tokens, console)
 
@@ -75,4 +76,4 @@ def show_answer(build: Build, console: Console) -> None:
     console.print(Text(f"{build.id}  {build.title}: one possible answer, of many", style="title"))
     console.print(Syntax(build.answer.rstrip(), "python", theme="ansi_dark", word_wrap=True))
     console.print(Rule("where to go on", align="left", style="note"))
-    console.print(Text(build.seam.READ_ON), soft_wrap=True)
+    console.print(Text(" ".join(build.seam.READ_ON.split())))

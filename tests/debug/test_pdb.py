@@ -175,10 +175,10 @@ def test_the_program_s_log() -> None:
     done = run("", MINILLM_LOG="scheduler.preempt,request.add")
     assert done.returncode == 0
     assert done.stderr.splitlines() == [
-        "step 0   request.add        request=r0  scheduler=Scheduler",
-        "step 0   request.add        request=r1  scheduler=Scheduler",
-        "step 0   request.add        request=r2  scheduler=Scheduler",
-        "step 4   scheduler.preempt  request=r1  for_request=r1  scheduler=Scheduler",
+        "step 0   request.add        request=r0",
+        "step 0   request.add        request=r1",
+        "step 0   request.add        request=r2",
+        "step 4   scheduler.preempt  request=r1  for_request=r1",
     ]
 
 

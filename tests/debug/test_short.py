@@ -14,6 +14,7 @@ from torch import nn
 from minillm.debug.short import LONGEST, short
 from minillm.request import Request, SamplingParams
 from minillm.scheduler.plan import PlanRow, StepPlan, StepResult
+from minillm.worker.step import Launched
 
 
 class Colour(Enum):
@@ -63,8 +64,10 @@ ROWS = [
         (nn.Sequential(nn.Linear(2, 3)), "Sequential()"),
         (Request(2, [1], SamplingParams(), max_tokens=4, seed=0), "r2"),
         (ROWS[0], "r0[4:6]"),
-        (StepPlan(1, ROWS), "StepPlan(r0[4:6] r3[9:10])"),
-        (StepPlan(1, ROWS[:1], [3]), "StepPlan(r0[4:6] preempted=[3])"),
+        (StepPlan(1, ROWS), "StepPlan(step 1: r0[4:6] r3[9:10])"),
+        (StepPlan(7, ROWS * 8), "StepPlan(step 7: r0[4:6] r3[9:10] r0[4:6] r3[9:10] ... r3[9:10] (16 rows))"),
+        (Launched(StepPlan(7, ROWS)), "Launched(step 7)"),
+        (StepPlan(1, ROWS[:1], [3]), "StepPlan(step 1: r0[4:6] preempted=[3])"),
         (StepResult({0: [12]}), "StepResult(tokens={0: [12]})"),
         (Wide(), "Wide(a=1, b=[2], c=3, d=4, e=5, f=6, ...)"),
         (Colour.RED, "red"),

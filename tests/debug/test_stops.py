@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 
+from minillm import LLM
 from minillm.debug import debuggers, stops
 from minillm.debug.stops import arm, arm_from_environment
 from minillm.probe import Event, probe, set_step
@@ -242,3 +243,13 @@ def test_a_condition_that_never_held_is_told_of(
     armed.close()
     armed.close()
     assert capsys.readouterr().err == told
+
+
+@pytest.mark.ci
+def test_whoever_waits_for_a_recording_that_is_not_made_is_told_why(capsys: pytest.CaptureFixture[str]) -> None:
+    small = {"num_pages": 8, "max_num_seqs": 1, "max_model_len": 64}
+    with arm(None, None, "graph.record"):
+        LLM("nano-llama", enforce_eager=True, **small)
+        assert capsys.readouterr().err == "minillm: graph.record will not come by in this engine: asked for\n"
+        LLM("nano-llama", enforce_eager=False, **small)
+        assert "will not come by" not in capsys.readouterr().err

@@ -10,7 +10,7 @@ from minillm.debug.views.compare import bar_text
 from minillm.debug.views.drawing import Canvas, Drawing
 from minillm.debug.views.table import Cells, Col, table
 from minillm.debug.views.theme import STYLES, letter, tag
-from minillm.debug.views.units import number, percent
+from minillm.debug.views.units import counted, number, percent
 
 if TYPE_CHECKING:
     from minillm.request import Request
@@ -80,14 +80,17 @@ def batch_table(
 
 
 def _list(pages: Sequence[int]) -> str:
-    """``3, 4, 9``; many in a row as ``3..40``."""
+    """``page 3``, ``pages 3, 4, 9``; many in a row as ``pages 3..40``. A number alone could be how many there are."""
+    if len(pages) < 2:
+        return f"page {pages[0]}" if pages else "none"
     if len(pages) > 2 and list(pages) == list(range(pages[0], pages[0] + len(pages))):
-        return f"{pages[0]}..{pages[-1]}"
-    return ", ".join(map(str, pages)) if len(pages) <= 8 else f"{', '.join(map(str, pages[:6]))}, ... ({len(pages)})"
+        return f"pages {pages[0]}..{pages[-1]}"
+    shown = ", ".join(map(str, pages)) if len(pages) <= 8 else f"{', '.join(map(str, pages[:6]))}, ... ({len(pages)})"
+    return f"pages {shown}"
 
 
 def _totals(canvas: Canvas, requests: int, tokens: int, budget: int | None) -> Text:
-    text = Text(f"{requests} {'request' if requests == 1 else 'requests'}, {number(tokens)} tokens")
+    text = Text(f"{counted(requests, 'request')}, {counted(tokens, 'token')}")
     if budget:
         text.append(f" of a budget of {number(budget)}  ").append_text(bar_text(canvas, tokens, budget, 16))
         text.append(f" {percent(tokens, budget)}", STYLES["note"])

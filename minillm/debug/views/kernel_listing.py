@@ -1,6 +1,7 @@
 """A kernel's lines in the order in which they ran, each with what it made."""
 
 from collections.abc import Sequence
+from textwrap import wrap
 
 from rich.table import Table
 from rich.text import Text
@@ -9,6 +10,8 @@ from minillm.debug.kernel_lines import Line
 from minillm.debug.views.drawing import Canvas, Drawing
 from minillm.debug.views.table import Cells, Col, table
 from minillm.debug.views.theme import STYLES
+
+ROOM = 37  # columns beside the code: how often a line ran, and what it made
 
 
 def kernel_listing(lines: Sequence[Line]) -> Drawing:
@@ -27,7 +30,19 @@ def kernel_listing(lines: Sequence[Line]) -> Drawing:
         cells: list[Cells] = []
         for text, count, made in rows:
             values = "\n".join(f"{name} = {value}" for name, value in made.items())
-            cells.append([text, Text("" if count == 1 else f"{count}x", STYLES["note"]), values])
+            cells.append(
+                [
+                    _wrapped(text, max(canvas.width - ROOM, 24)),
+                    Text("" if count == 1 else f"{count}x", STYLES["note"]),
+                    values,
+                ]
+            )
         return table(canvas, columns, cells)
 
     return Drawing(draw)
+
+
+def _wrapped(text: str, width: int) -> str:
+    """A line of code in that many columns. What does not fit goes below, further in than the line itself."""
+    own = len(text) - len(text.lstrip())
+    return "\n".join(wrap(text, width, subsequent_indent=" " * (own + 4), break_on_hyphens=False)) or text

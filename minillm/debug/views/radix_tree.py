@@ -131,7 +131,7 @@ def _text(node: "Node", tokenizer: "Tokenizer | None") -> str:
 
 def _draw(canvas: Canvas, title: str, lines: list[_Line], hidden: int) -> Group:
     columns = [
-        Col("run of tokens"), Col("tokens", "right"), Col("pages", wraps=True), Col("held by"), Col("goes", "right"),
+        Col("run of tokens"), Col("tokens", "right"), Col("page ids", wraps=True), Col("held by"), Col("goes", "right"),
         Col("now"),
     ]  # fmt: skip
     rows: list[Cells] = [

@@ -68,12 +68,26 @@ class MyAttention(GatherAttention):
         given = {"q": q, "the page table": table, "the lengths": plan.lengths}
         if q.device.type == "cpu":
             self.watched = Watch(kv.tensor, given, out)
-        with self.watched or nullcontext():
+        with unwrapped(), self.watched or nullcontext():
             self.theirs(q, kv.keys, kv.values, table, plan.lengths, self.shape.scale, out)
         if self.watched:
             self.num_read += self.watched.num_read
             self.num_needed += sum(batch.context_lens[: len(q)]) * kv.slots.shape[1]
         return out.view(len(q), -1)
+
+
+@contextmanager
+def unwrapped() -> Iterator[None]:
+    """Inside, an error in an interpreted kernel is that error, at its line; Triton's interpreter wraps it."""
+    try:
+        yield
+    except Exception as error:
+        inner: BaseException = error
+        while type(inner).__name__ == "InterpreterError" and inner.__cause__ is not None:
+            inner = inner.__cause__
+        if inner is error:
+            raise
+        raise inner from None
 
 
 @contextmanager
@@ -88,7 +102,7 @@ def placed(load: Callable[[], ModuleType]) -> Iterator[None]:
         def mine(name: str, kernels: TorchKernels, shape: AttentionShape, cache: KVCache) -> AttentionBackend:
             return MyAttention(shape, theirs)
 
-        platform.choose_backend = mine  # type: ignore[assignment]
+        platform.choose_backend = mine
         try:
             yield
         finally:

@@ -56,9 +56,10 @@ def step_by_step(lesson: Lesson, query: Query) -> Tensor:
     lengths, backend = torch.tensor([query.length], dtype=torch.int32), TritonAttention(query.shape)
     query.batch.plan = backend.plan_decode(lengths, torch.tensor([each], dtype=torch.int32), SPLITS, tile)
     lesson.say(f"""Triton has an interpreter, which runs a kernel as Python, on a CPU (TRITON_INTERPRET=1). So one can
-        stop in it, and go from line to line. The first of its {query.heads.shape[0]} x {SPLITS} programs, for key/value
-        head 0 and split 0, as it runs. Its blocks have {tile.tokens} tokens, and {query.heads.shape[1]} query heads
-        share the key/value head, in a matrix of {tile.rows} rows:""")
+        stop in it, and go from line to line. It is slow: what a GPU does in microseconds takes up to a second here, for
+        one layer and one token, and the engine below takes some seconds. The first of its {query.heads.shape[0]} x
+        {SPLITS} programs, for key/value head 0 and split 0, as it runs. Its blocks have {tile.tokens} tokens, and
+        {query.heads.shape[1]} query heads share the key/value head, in a matrix of {tile.rows} rows:""")
     stops = lesson.options.break_at  # who stops in there sees the lines anyway
     looking: AbstractContextManager[Any] = nullcontext([]) if stops else traced(triton_attention._paged_decode)
     merged: list[Event] = []
@@ -76,7 +77,7 @@ def step_by_step(lesson: Lesson, query: Query) -> Tensor:
 
 def an_engine_on_it(lesson: Lesson) -> None:
     """A whole engine whose attention is the interpreted kernel, for a few tokens."""
-    lesson.say("And a whole engine on it:")
+    lesson.say("And a whole engine on it, for three tokens, which takes some seconds:")
     engine = lesson.llm(attention_backend="triton", num_pages=8).engine
     other = lesson.quiet_llm(num_pages=8, attention_backend="reference").engine
     prompt = question(engine.tokenizer, lesson.options.prompt or QUESTION)[:96]
