@@ -127,7 +127,9 @@ class TestPreempt:
                 f"request {victim.id} was preempted {victim.num_preemptions} times, not once"
             )
         assert plan.preempted == [2, 1], f"the plan says that {plan.preempted} were preempted, and [2, 1] is right"
-        assert scheduler.num_preemptions == 2, f"the scheduler has counted {scheduler.num_preemptions} preemptions of 2"
+        assert scheduler.num_preemptions == 2, (
+            f"two requests were preempted: the scheduler has counted {scheduler.num_preemptions} preemptions of 2"
+        )
 
     def test_the_engine_writes_the_right_tokens(self, oracle: Oracle) -> None:
         tokens_of_hugging_face(oracle, jobs_for(), **TIGHT)
