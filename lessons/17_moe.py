@@ -80,7 +80,7 @@ def main() -> None:
 
 def one_token(llm, moe) -> None:
     """The question through the model, and all layers' probabilities for one of its tokens."""
-    tokenizer, shape = llm.get_tokenizer(), moe.shape
+    tokenizer, shape = llm.engine.tokenizer, moe.shape
     ids = question(tokenizer, lesson.options.prompt or QUESTION)
     t = len(ids) // 2
     lesson.say(f"""Attention is as before. After it, a dense layer has one feed-forward network. Each layer here has
@@ -100,7 +100,7 @@ def one_token(llm, moe) -> None:
 
 def token_by_token(llm, here: int) -> None:
     """The question and a few lines of code, each token with its experts in one layer."""
-    tokenizer = llm.get_tokenizer()
+    tokenizer = llm.engine.tokenizer
     lesson.say(f"One layer, number {here}, and two texts. Colours and numbers are experts:")
     for ids in map(tokenizer.encode, (lesson.options.prompt or QUESTION, LINE)):
         experts = next(routed.experts for routed in compute(llm, ids) if routed.layer == here).tolist()
@@ -112,7 +112,7 @@ def token_by_token(llm, here: int) -> None:
 
 def grouped(llm, here: int) -> None:
     """The code's choices in the order of the tokens, then sorted by expert; what was computed, and what that saves."""
-    tokenizer = llm.get_tokenizer()
+    tokenizer = llm.engine.tokenizer
     ids = tokenizer.encode(LINE)
     seen, computed, hidden = look_at(llm, ids, here)
     T, k = seen.experts.shape
@@ -140,7 +140,7 @@ def compare_grouping(seen: Routing, hidden) -> None:
 
 def heat_maps(llm) -> ExpertTracker:
     """Glossary talk and Python code, each as a heat map, and their difference; the tracker that counted both."""
-    tokenizer = llm.get_tokenizer()
+    tokenizer = llm.engine.tokenizer
     texts = {"questions": conversation(tokenizer, TALK, QUESTION), "code": tokenizer.encode(PROGRAM)}
     lesson.say("""What stands out in a few tokens may be chance. The expert tracker counts more of them: it listens to
         moe.route and keeps, for every layer and expert, how many tokens chose it. Two kinds of text:""")

@@ -10,12 +10,15 @@ from minillm.engine.client import EngineClient, InProcessClient
 from minillm.engine.engine import Engine, Prompt
 from minillm.files import read_json
 from minillm.request import Request, RequestOutput, SamplingParams
-from minillm.text.tokenizer import Message, Tokenizer
+from minillm.text.messages import Message
 
 Params = SamplingParams | Iterable[SamplingParams] | None
 
 # What generation_config.json may say of sampling.
-DEFAULTS = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty")
+DEFAULTS = {
+    **{name: name for name in ("temperature", "top_p", "top_k", "min_p", "repetition_penalty")},
+    "max_new_tokens": "max_tokens",
+}
 
 
 class LLM:
@@ -30,15 +33,18 @@ class LLM:
         self.engine = Engine(EngineConfig.from_settings(**given))  # for whoever looks inside
         self.client: EngineClient = InProcessClient(self.engine)
 
-    def get_tokenizer(self) -> Tokenizer:
-        return self.client.tokenizer
+    def get_tokenizer(self) -> Any:
+        """The tokenizer as transformers has it, as in vLLM; and ``token(id)``, one token as text."""
+        theirs = self.client.tokenizer.transformers
+        theirs.token = self.client.tokenizer.token
+        return theirs
 
     def get_default_sampling_params(self) -> SamplingParams:
         """What counts where no sampling parameters are given: what generation_config.json says, else vLLM's own."""
         path = self.client.setup.folder / "generation_config.json"
         raw = read_json(path) if path.exists() else {}
         try:
-            return SamplingParams(**{name: raw[name] for name in DEFAULTS if raw.get(name) is not None})
+            return SamplingParams(**{DEFAULTS[name]: raw[name] for name in DEFAULTS if raw.get(name) is not None})
         except ValueError as error:
             raise ValueError(f"{path}: {error}; mend it there, or give sampling_params") from None
 
@@ -76,9 +82,15 @@ class LLM:
         sampling_params: Params = None,
         use_tqdm: bool = True,
         priority: int | Sequence[int] | None = None,
+        **chat: Any,
     ) -> list[RequestOutput]:
-        """The assistant's answer to one conversation or to many, through the checkpoint's chat template."""
-        return self.generate(self._chat_prompts(messages), sampling_params, use_tqdm, priority)
+        """The assistant's answer to one conversation or to many, through the checkpoint's chat template.
+
+        messages: in OpenAI's form (`minillm.text.messages`). chat: as in vLLM, ``tools``, ``chat_template`` (its text,
+            or a file), ``chat_template_kwargs`` (what it may ask for by name, such as ``enable_thinking``),
+            ``add_generation_prompt`` (True), ``continue_final_message`` (False).
+        """
+        return self.generate(self._chat_prompts(messages, **chat), sampling_params, use_tqdm, priority)
 
     def stream(
         self,
@@ -97,15 +109,30 @@ class LLM:
         messages: Sequence[Message] | Sequence[Sequence[Message]],
         sampling_params: Params = None,
         priority: int | Sequence[int] | None = None,
+        **chat: Any,
     ) -> Iterator[RequestOutput]:
         """Like `chat`, token by token."""
-        return self.stream(self._chat_prompts(messages), sampling_params, priority)
+        return self.stream(self._chat_prompts(messages, **chat), sampling_params, priority)
 
-    def _chat_prompts(self, messages: Sequence[Message] | Sequence[Sequence[Message]]) -> list[Prompt]:
-        several = not messages or not isinstance(messages[0], dict)
+    def _chat_prompts(
+        self,
+        messages: Sequence[Message] | Sequence[Sequence[Message]],
+        chat_template: str | None = None,
+        add_generation_prompt: bool = True,
+        continue_final_message: bool = False,
+        tools: list[dict[str, Any]] | None = None,
+        chat_template_kwargs: dict[str, Any] | None = None,
+    ) -> list[Prompt]:
+        several = not messages or isinstance(messages[0], (list, tuple))
         conversations: Any = messages if several else [messages]
         tokenizer = self.client.tokenizer
-        texts = [tokenizer.apply_chat_template(list(conversation)) for conversation in conversations]
+        texts = [
+            tokenizer.apply_chat_template(
+                conversation, add_generation_prompt, continue_final_message, tools, chat_template,
+                **chat_template_kwargs or {},
+            )
+            for conversation in conversations
+        ]  # fmt: skip
         return [
             {"prompt": text, "prompt_token_ids": tokenizer.encode(text, add_special_tokens=False)} for text in texts
         ]
@@ -147,8 +174,10 @@ def as_prompts(prompts: Prompt | Sequence[Prompt]) -> list[Prompt]:
     """One prompt (text, ids, a dict) or a sequence of them, as a list."""
     if isinstance(prompts, (str, dict, bytes)) or not isinstance(prompts, Iterable):
         return [prompts]
+    if callable(getattr(prompts, "tolist", None)):  # an array of token ids, or of several prompts' token ids
+        prompts = prompts.tolist()  # type: ignore[union-attr]
     listed: list[Any] = list(prompts)
-    return [listed] if listed and isinstance(listed[0], int) else listed
+    return [listed] if listed and hasattr(listed[0], "__index__") and not getattr(listed[0], "ndim", 0) else listed
 
 
 def _one_each(name: str, given: Any, prompts: list[Prompt]) -> list[Any]:

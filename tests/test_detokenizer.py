@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from tiny import make_tokenizer
 
 from minillm.hub import ASSETS
-from minillm.text.detokenizer import INCOMPLETE, Detokenizer, find_stop, held_back
+from minillm.text.detokenizer import INCOMPLETE, Detokenizer, TextStream, find_stop, held_back
 from minillm.text.tokenizer import Tokenizer
 
 
@@ -236,3 +236,52 @@ def bundled(cache: list[Tokenizer] = []) -> Tokenizer:  # noqa: B006 (read once)
     if not cache:
         cache.append(Tokenizer(Path(ASSETS / "nano-llama")))
     return cache[0]
+
+
+@given(tokens=st.lists(st.integers(2, 257), min_size=1, max_size=40), size=st.integers(1, 5), start=st.integers(0, 5))
+@settings(max_examples=200)
+def test_bytes_that_are_no_text_come_out_in_time_and_are_the_same_text(
+    byte_level: Tokenizer, tokens: list[int], size: int, start: int
+) -> None:
+    """Any bytes after any others: no token waits for more than three after it, and all is there at the end."""
+    stream, made = TextStream(byte_level, before=tokens[:start]), ""
+    for i in range(start, len(tokens)):
+        made += stream.add([tokens[i]])
+        assert len(stream._waiting) <= 3
+    made += stream.add([], last=True)
+    before = byte_level.decode(tokens[:start])
+    whole = byte_level.decode(tokens)
+    if not before.endswith(INCOMPLETE) and INCOMPLETE not in before:
+        assert before + made == whole
+    out = deltas(byte_level, [tokens[i : i + size] for i in range(0, len(tokens), size)])
+    assert "".join(out) == whole
+
+
+@given(pieces=st.lists(st.integers(0, 6) | st.integers(7, 262), min_size=1, max_size=40))
+@settings(max_examples=200)
+def test_no_token_waits_for_ever_among_byte_pieces(spaces: Tokenizer, pieces: list[int]) -> None:
+    stream, lengths = TextStream(spaces), []
+    for piece in pieces:
+        stream.add([piece])
+        lengths.append(len(stream._window) + len(stream._waiting))
+    assert max(lengths) <= 30, "or each token would cost more than the one before"
+
+
+def test_a_real_replacement_character_is_text(byte_level: Tokenizer) -> None:
+    tokens = byte_level.encode("a" + INCOMPLETE * 40 + "b")
+    out = deltas(byte_level, [[token] for token in tokens])
+    assert "".join(out) == "a" + INCOMPLETE * 40 + "b"
+    first = next(i for i, delta in enumerate(out) if INCOMPLETE in delta)
+    assert first <= 6, "it is not held back until the end"
+
+
+@given(text=st.text(max_size=20))
+def test_what_each_token_adds_is_the_text(byte_level: Tokenizer, text: str) -> None:
+    """As log probabilities tell it: a token's text by itself is looked at without taking it, then it is taken."""
+    stream, told = TextStream(byte_level, skip_special_tokens=False), []
+    tokens = byte_level.encode(text)
+    for i, token in enumerate(tokens):
+        last = i == len(tokens) - 1
+        told.append(stream.peek(token, last))
+        assert stream.add([token], last) == told[-1]
+    assert "".join(told) == text

@@ -1,5 +1,6 @@
 """LLM: the interface that vLLM has, and what happens when a caller leaves in the middle."""
 
+import shutil
 import signal
 import subprocess
 import sys
@@ -9,7 +10,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import torch
 from fuzz import examples
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -55,6 +58,58 @@ def test_one_prompt_as_text_ids_or_dict(llm: LLM, oracle: Oracle) -> None:
         assert output.prompt_token_ids == tokens
 
 
+def test_token_ids_may_be_numpys_or_torchs(llm: LLM, oracle: Oracle) -> None:
+    wanted = oracle.greedy([5, 6, 7], 8)
+    array = np.array([5, 6, 7])
+    for prompt in (array, list(array), tuple(array), [array], torch.tensor([5, 6, 7]), {"prompt_token_ids": array}):
+        (output,) = llm.generate(prompt, GREEDY, use_tqdm=False)
+        assert ids(output) == wanted and all(type(id) is int for id in output.prompt_token_ids), prompt
+    assert [ids(one) for one in llm.generate(np.array([[5, 6, 7], [8, 9, 10]]), GREEDY, use_tqdm=False)] == [
+        wanted, oracle.greedy([8, 9, 10], 8),
+    ]  # fmt: skip
+    with pytest.raises(ValueError, match=r"has 1\.5 \(float\) among its token ids; they must be whole numbers"):
+        llm.generate([[1, 1.5]], GREEDY, use_tqdm=False)
+
+
+def test_a_text_with_half_a_character_is_refused(llm: LLM) -> None:
+    with pytest.raises(ValueError, match=r"'\\ud83e' at character 2, half of a surrogate pair"):
+        llm.generate("ab\ud83e", GREEDY, use_tqdm=False)
+
+
+def test_the_tokenizers_own_end_ends_answers(oracle: Oracle, tmp_path: Path) -> None:
+    """Where the model's files name another one, or none; engine.choices says whose end it is."""
+    for eos in (7, None):
+        folder = tmp_path / str(eos)
+        shutil.copytree(oracle.folder, folder)
+        for name in ("config.json", "generation_config.json"):
+            if (folder / name).exists():
+                edit_json(folder / name, eos_token_id=eos)
+        llm = LLM(str(folder), num_pages=20)
+        own = llm.get_tokenizer().eos_token_id
+        (output,) = llm.generate(
+            "Hi", SamplingParams(temperature=0, max_tokens=8, logit_bias={own: 100.0}), use_tqdm=False
+        )
+        assert ids(output) == [own] and output.outputs[0].finish_reason == "stop"
+        assert f"{own} (the tokenizer)" in llm.engine.choices["end of an answer"]
+
+
+@pytest.mark.parametrize("word", ["page", "model", "example"])
+def test_a_bad_word_is_bad_after_a_space_too(word: str) -> None:
+    """However many tokens it is there."""
+    llm = LLM("nano-llama", num_pages=20)
+    after_space = llm.get_tokenizer().encode(" " + word, add_special_tokens=False)
+    params = SamplingParams(temperature=0, max_tokens=6, bad_words=[word], logit_bias={after_space[0]: 50.0})
+    assert word not in llm.generate("The", params, use_tqdm=False)[0].outputs[0].text
+
+
+def test_get_tokenizer_has_what_scripts_ask_of_it(llm: LLM) -> None:
+    tokenizer, chat = llm.get_tokenizer(), [{"role": "user", "content": "Hi"}]
+    assert tokenizer("x").input_ids == tokenizer.encode("x")
+    assert len(tokenizer) == len(tokenizer.get_vocab()) and tokenizer.decode(5) == tokenizer.batch_decode([[5]])[0]
+    assert tokenizer.convert_tokens_to_ids(tokenizer.eos_token) == tokenizer.eos_token_id
+    assert "Hi" in tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=True, mood="calm")
+
+
 def test_a_list_may_mix_all_kinds_and_keeps_its_order(llm: LLM, oracle: Oracle) -> None:
     prompts: list[Any] = ["abc", [5, 6, 7], {"prompt": "xy"}, (9,), {"prompt": "shown", "prompt_token_ids": [8, 8]}]
     outputs = llm.generate(prompts, GREEDY, use_tqdm=False)
@@ -78,7 +133,7 @@ def test_outputs_have_vllms_shape(llm: LLM) -> None:
     completion = output.outputs[0]
     assert completion.index == 0 and completion.finish_reason == "length" and completion.stop_reason is None
     assert completion.logprobs is None
-    assert completion.text == llm.get_tokenizer().decode(completion.token_ids)
+    assert completion.text == llm.client.tokenizer.decode(completion.token_ids)
 
 
 def test_defaults_are_vllms(llm: LLM) -> None:
@@ -199,7 +254,9 @@ def test_a_stop_token_is_among_the_tokens_but_not_in_the_text(llm: LLM, oracle: 
     outputs = list(llm.stream([[5, 6, 7]], params))
     shown = free[: free.index(free[4])]
     assert (
-        outputs[-1].outputs[0].text == "".join(o.outputs[0].delta for o in outputs) == llm.get_tokenizer().decode(shown)
+        outputs[-1].outputs[0].text
+        == "".join(o.outputs[0].delta for o in outputs)
+        == llm.client.tokenizer.decode(shown)
     )
 
 
@@ -471,7 +528,7 @@ def test_ctrl_c_in_one_stream_does_not_change_another(oracle: Oracle, name: str)
                 assert trap.left > 0  # the probe comes by less often than that
         seen.extend(other)
         assert ids(seen[-1]) == expected and seen[-1].finished
-        assert seen[-1].outputs[0].text == llm.get_tokenizer().decode(expected)
+        assert seen[-1].outputs[0].text == llm.client.tokenizer.decode(expected)
         assert_idle(llm.engine)
 
 

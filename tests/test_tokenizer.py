@@ -10,7 +10,8 @@ from tiny import edit_json, make_tokenizer
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from minillm.hub import ASSETS, bundled_models, resolve_model
-from minillm.text.tokenizer import Message, Tokenizer
+from minillm.text.messages import Message
+from minillm.text.tokenizer import Tokenizer
 
 CONVERSATIONS: list[list[Message]] = [
     [{"role": "user", "content": "What is a page?"}],

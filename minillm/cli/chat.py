@@ -8,7 +8,7 @@ from minillm.cli.guard import deferred_interrupt
 from minillm.debug import open_line
 from minillm.llm import LLM
 from minillm.request import SamplingParams
-from minillm.text.tokenizer import Message
+from minillm.text.messages import Message
 
 HELP = """\
 /reset   forget the conversation and begin a new one
@@ -20,7 +20,8 @@ Ctrl-C   stop the answer that is being made, and keep what there is of it"""
 def run(model: str, params: SamplingParams, settings: dict[str, Any], system: str | None) -> None:
     """Read lines and answer them until the input ends or someone leaves."""
     session = ChatSession(LLM(model, **settings), params, system)
-    session.llm.get_tokenizer().apply_chat_template([{"role": "user", "content": ""}])  # no template: say so right away
+    # If there is no template, say so right away.
+    session.llm.client.tokenizer.apply_chat_template([{"role": "user", "content": ""}])
     if sys.stdin.isatty():
         _remember_lines()
         note(f"{model}; /help lists the commands, Ctrl-D ends")
@@ -92,7 +93,7 @@ class ChatSession:
         return self._prompt_length() < limit
 
     def _prompt_length(self) -> int:
-        return len(self.llm.get_tokenizer().encode_chat(self.system + self.turns))
+        return len(self.llm.client.tokenizer.encode_chat(self.system + self.turns))
 
 
 def read_line() -> str | None:

@@ -50,6 +50,6 @@ def run(
 
 def answer(llm: LLM, prompts: list[str], params: SamplingParams) -> list[RequestOutput]:
     """As questions, if the model has a chat template."""
-    if llm.get_tokenizer().has_chat_template:
+    if llm.client.tokenizer.has_chat_template:
         return llm.chat([[{"role": "user", "content": prompt}] for prompt in prompts], params, use_tqdm=False)
     return llm.generate(prompts, params, use_tqdm=False)

@@ -25,7 +25,7 @@ def run(
     llm = LLM(model, **settings)
     printer = Printer(prompts, stream, params.n)
     finals: list[RequestOutput] = []
-    if llm.get_tokenizer().has_chat_template if chat is None else chat:
+    if llm.client.tokenizer.has_chat_template if chat is None else chat:
         outputs = llm.stream_chat([[{"role": "user", "content": prompt}] for prompt in prompts], params)
     else:
         outputs = llm.stream(prompts, params)

@@ -2,6 +2,9 @@
 
 from typing import Any
 
+import tokenizers
+from jinja2 import TemplateSyntaxError
+
 from minillm.diagnose.checkpoint import Checkpoint
 from minillm.diagnose.findings import Check, Finding, ok, warn, wrong
 from minillm.text.tokenizer import Tokenizer
@@ -42,7 +45,11 @@ def round_trip(checkpoint: Checkpoint) -> Finding:
 
 def vocabulary(checkpoint: Checkpoint) -> Finding:
     """Every token of the tokenizer has its row in the embedding."""
+    # Those of the file: a class of transformers' may put some of its own behind them, which no model was trained on.
     tokens, rows = checkpoint.tokenizer.vocab_size, checkpoint.config.vocab_size
+    file = checkpoint.folder / "tokenizer.json"
+    if tokens > rows and file.exists():
+        tokens = min(tokens, tokenizers.Tokenizer.from_file(str(file)).get_vocab_size())
     if tokens > rows:
         return wrong(
             f"the tokenizer makes {tokens:,} tokens, the embedding has {rows:,} rows",
@@ -61,6 +68,8 @@ def chat_template(checkpoint: Checkpoint) -> Finding:
         for title, messages in CHATS.items():
             try:
                 text = tokenizer.apply_chat_template(messages)
+            except TemplateSyntaxError:
+                raise
             except Exception as error:  # whatever a template does wrong
                 failed[title] = f"{type(error).__name__}: {error}"
             else:

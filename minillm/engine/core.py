@@ -9,6 +9,7 @@ from minillm.sampling_params import StructuredOutputsParams
 from minillm.scheduler.plan import StepPlan, StepResult
 from minillm.scheduler.scheduler import Scheduler
 from minillm.setup import Setup
+from minillm.text.ends import end_tokens
 from minillm.text.tokenizer import Tokenizer
 from minillm.worker.executor import make_executor
 
@@ -28,7 +29,8 @@ class EngineCore:
         )
         probe.on and probe("kv.pool", pool=manager.pool, manager=manager)
         self.scheduler = Scheduler(setup.config, manager)
-        self.grammars = Grammars(tokenizer, setup.model_config.vocab_size, setup.model_config.eos_token_ids)
+        self.eos_ids, self.ends = end_tokens(setup.model_config, tokenizer)
+        self.grammars = Grammars(tokenizer, setup.model_config.vocab_size, self.eos_ids)
         self.overlap = Overlap(self.scheduler, self.executor, self.grammars) if setup.async_scheduling else None
 
     @property

@@ -62,7 +62,7 @@ class Engine:
         check_prompt(token_ids, vocab_size, max_len)
         room = max_len - len(token_ids)
         check_params(params, vocab_size, room, self.tokenizer)
-        eos_ids = frozenset(self.model_config.eos_token_ids)
+        eos_ids = frozenset(self.core.eos_ids)
         stop_ids = frozenset(params.stop_token_ids)
         leader = Request(
             id=self._next_id,
@@ -228,5 +228,6 @@ class Engine:
             "kernels": f"{kernels.name}: {kernels.reason}",
             "attention_backend": f"{backend.name}: {backend.reason}",
             "recorded steps": f"none: {worker.eager}" if worker.eager else "replayed",
+            "end of an answer": self.core.ends,
             "memory": f"{memory.num_pages} pages: {memory.why}; the largest step {memory.how}",
         }

@@ -54,6 +54,9 @@ class Router(nn.Module):
 class MixtureOfExperts(nn.Module):
     """Stands where a dense model has its feed-forward network."""
 
+    # A layer that looks, on the host, at what the device has computed says so by this name: it cannot be recorded.
+    reads_on_host = "a mixture of experts works out on the host which experts run"
+
     def __init__(self, config: ModelConfig, shape: MoeShape, layer: int, build: LayerBuild) -> None:
         super().__init__()
         self.layer, self.shape, self.group = layer, shape, build.group

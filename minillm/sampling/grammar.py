@@ -116,7 +116,7 @@ class Grammars:
                 "structured_outputs: this checkpoint names no end-of-sequence token (eos_token_id), so an answer that "
                 "is complete could not end"
             )
-        text = (self.tokenizer.folder / "tokenizer.json").read_text(encoding="utf-8")
+        text = self.tokenizer.to_json()
         return llguidance.LLTokenizer(text, n_vocab=self.vocab_size, eos_token=list(self.eos_ids))
 
 

@@ -2,7 +2,7 @@
 
 from minillm.probe import probe
 from minillm.request import Candidate, CompletionOutput, Logprob, Request
-from minillm.text.detokenizer import Detokenizer
+from minillm.text.detokenizer import Detokenizer, TextStream
 from minillm.text.tokenizer import NoTokenizer, Tokenizer
 
 
@@ -22,6 +22,7 @@ class Answer:
         )
         self.told = 0  # characters of its text that were told
         self.logprobs: list[dict[int, Logprob]] | None = None if params.logprobs is None else []
+        self._tokens = TextStream(tokenizer, skip_special_tokens=False, before=request.prompt_ids)  # for their texts
         self.cumulative: float | None = None if params.logprobs is None else 0.0
 
     def read(self) -> None:
@@ -51,7 +52,9 @@ class Answer:
         delta, self.told = text[self.told :], len(text)
         if self.logprobs is not None:
             new = request.logprobs[len(self.logprobs) :]
-            self.logprobs += [with_text(candidates, self.tokenizer) for candidates in new]
+            end = len(request.logprobs) if request.finished else -1
+            for position, candidates in enumerate(new, len(self.logprobs) + 1):
+                self.logprobs.append(with_text(candidates, self._tokens, last=position == end))
             self.cumulative = (self.cumulative or 0.0) + sum(candidates[0][1] for candidates in new)
         return CompletionOutput(
             index=request.index,
@@ -65,13 +68,23 @@ class Answer:
         )
 
 
-def with_text(candidates: list[Candidate], tokenizer: Tokenizer) -> dict[int, Logprob]:
-    """By token id. The chosen token comes first; if it is among the likeliest too, its rank is its place there."""
-    return {id: Logprob(logprob, rank, tokenizer.token(id)) for id, logprob, rank in candidates}
+def with_text(candidates: list[Candidate], before: TextStream, last: bool = False) -> dict[int, Logprob]:
+    """By token id, each with the text that it adds to the tokens before it: a space, a character that it completes.
+
+    The chosen token comes first, and ``before`` takes it; if it is among the likeliest too, its rank is its place.
+    """
+    found = {id: Logprob(logprob, rank, before.peek(id, last)) for id, logprob, rank in candidates}
+    before.add([candidates[0][0]], last)
+    return found
 
 
 def prompt_logprobs(request: Request, tokenizer: Tokenizer) -> list[dict[int, Logprob] | None] | None:
     """One entry for each prompt token, None for the first; None altogether if they were not asked for."""
     if not request.wants_prompt_logprobs:
         return None
-    return [None if known is None else with_text(known, tokenizer) for known in request.prompt_logprobs or [None]]
+    before, found = TextStream(tokenizer, skip_special_tokens=False), list[dict[int, Logprob] | None]()
+    for token_id, known in zip(request.prompt_ids, request.prompt_logprobs or [None]):
+        found.append(None if known is None else with_text(known, before))
+        if known is None:
+            before.add([token_id])
+    return found

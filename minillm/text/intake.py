@@ -1,6 +1,7 @@
 """What comes in, looked at before it is queued: prompts become token ids, and whatever cannot work is refused."""
 
 from collections.abc import Iterable, Sequence
+from operator import index
 from typing import Any
 
 from minillm.sampling_params import SamplingParams
@@ -20,14 +21,27 @@ def tokens_of(prompt: Prompt, tokenizer: Tokenizer) -> tuple[str | None, list[in
         text, token_ids = prompt.get("prompt"), prompt.get("prompt_token_ids")
         if token_ids is None:
             return tokens_of(text, tokenizer)  # type: ignore[arg-type]
-        return text, tokens_of(list(token_ids) if isinstance(token_ids, Sequence) else token_ids, tokenizer)[1]
+        return text, _ids(token_ids)
     if isinstance(prompt, str):
         return prompt, tokenizer.encode(prompt)
-    if not isinstance(prompt, Sequence) or isinstance(prompt, bytes):
+    return None, _ids(prompt)
+
+
+def _ids(given: Any) -> list[int]:
+    """Token ids as a list of Python's own integers: from a list, a tuple, an array, a tensor, of any whole numbers."""
+    if callable(getattr(given, "tolist", None)):  # NumPy's and torch's
+        given = given.tolist()
+    if not isinstance(given, Sequence) or isinstance(given, (str, bytes)):
         raise ValueError(
-            f"the prompt is {prompt!r}; it must be text, token ids, or a dict with 'prompt' or 'prompt_token_ids'"
+            f"the prompt is {given!r}; it must be text, token ids, or a dict with 'prompt' or 'prompt_token_ids'"
         )
-    return None, list(prompt)  # type: ignore[arg-type]
+    try:
+        return [id if isinstance(id, bool) else index(id) for id in given]
+    except TypeError:
+        wrong = next(id for id in given if not hasattr(id, "__index__"))
+        raise ValueError(
+            f"the prompt has {wrong!r} ({type(wrong).__name__}) among its token ids; they must be whole numbers"
+        ) from None
 
 
 def salt_of(prompt: Prompt) -> str | None:
@@ -74,8 +88,8 @@ def check_params(params: SamplingParams, vocab_size: int, room: int, tokenizer: 
 def bad_word_ids(words: list[str], tokenizer: Tokenizer) -> list[list[int]]:
     """The token sequences that make bad words: each as a text begins with it, and as it stands after a space.
 
-    The second counts only if it is as long and begins with another token (as in vLLM): else it is the space and then
-    the word, and forbidding the word alone is enough.
+    The second is left out if it is anything and then the first: then forbidding the first is enough. (vLLM leaves it
+    out unless it is as long, and so lets " page" through where "page" alone is two tokens.)
     """
     found = []
     for word in words:
@@ -83,6 +97,6 @@ def bad_word_ids(words: list[str], tokenizer: Tokenizer) -> list[list[int]]:
         if not plain:
             raise ValueError(f"bad_words has {word!r}, which this tokenizer makes no token of")
         found.append(plain)
-        if spaced and spaced[0] != plain[0] and len(spaced) == len(plain):
+        if spaced[-len(plain) :] != plain:
             found.append(spaced)
     return found

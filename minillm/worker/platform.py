@@ -17,7 +17,6 @@ from minillm.kernels.torch.kernels import TorchKernels
 from minillm.kernels.triton import load as triton
 from minillm.kvcache.storage import KVCache
 from minillm.layers.build import LayerBuild
-from minillm.layers.moe import MixtureOfExperts
 from minillm.probe import probe
 from minillm.quantization.dense import choose_format
 from minillm.quantization.format import OneFormat
@@ -55,8 +54,8 @@ class Platform:
             return "asked for"
         if device.type not in backend.recordable:
             return f"attention_backend {backend.name!r} works some of it out on the host"
-        if any(isinstance(module, MixtureOfExperts) for module in model.modules()):
-            return "a mixture of experts works out on the host which experts run"
+        if reads := next((why for module in model.modules() if (why := getattr(module, "reads_on_host", None))), None):
+            return reads
         if asked is False:
             return None
         if device.type != "cuda":

@@ -16,7 +16,7 @@ from minillm.probe import probe
 from minillm.sampling.sampler import sample_in_parts
 from minillm.sampling.state import DRAWS, SamplingState
 from minillm.sampling.verify import each_position
-from minillm.scheduler.plan import PlanRow, StepPlan, StepResult
+from minillm.scheduler.plan import PlanRow, StepPlan
 from minillm.setup import Setup
 from minillm.worker.page_table import PageTable
 from minillm.worker.platform import Platform
@@ -63,10 +63,6 @@ class ModelRunner:
             self.page_table.put_on(self.device), most,
         )  # fmt: skip
         self.graphs.record()
-
-    def execute(self, plan: StepPlan) -> StepResult:
-        """Compute the plan's tokens; the token sampled for each row that samples."""
-        return self.launch(plan).read()
 
     def launch(self, plan: StepPlan) -> Launched:
         """Set the device to work on a plan, and do not wait for what comes out."""

@@ -40,8 +40,8 @@ def test_the_text_is_cut_at_the_stop_string(nano: LLM, stop: Any, keep: bool, te
     assert ask(nano).text.startswith(FULL)
     answer = ask(nano, stop=stop, include_stop_str_in_output=keep)
     assert (answer.text, answer.finish_reason, answer.stop_reason) == (text, "stop", found)
-    shown = nano.get_tokenizer().decode(answer.token_ids)
-    assert found in shown and found not in nano.get_tokenizer().decode(answer.token_ids[:-1])
+    shown = nano.client.tokenizer.decode(answer.token_ids)
+    assert found in shown and found not in nano.client.tokenizer.decode(answer.token_ids[:-1])
 
 
 def test_a_stop_string_that_does_not_come_changes_nothing(nano: LLM) -> None:
@@ -73,7 +73,7 @@ def test_streaming_shows_what_is_certain_and_adds_up(nano: LLM, keep: bool) -> N
         shown += answer.delta
         assert answer.text == shown and final.startswith(shown)
     assert shown == final and answers[-1].finish_reason == "stop"
-    behind = [len(nano.get_tokenizer().decode(a.token_ids)) - len(a.text) for a in answers[:-1]]
+    behind = [len(nano.client.tokenizer.decode(a.token_ids)) - len(a.text) for a in answers[:-1]]
     assert max(behind) <= (0 if keep else max(map(len, stop)) - 1) and len(answers) == len(answers[-1].token_ids)
     assert_idle(nano.engine)
 

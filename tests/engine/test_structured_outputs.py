@@ -237,7 +237,7 @@ def test_with_stop_strings_penalties_and_bias(oracle: Oracle) -> None:
 
 def test_the_ends_of_the_model_all_count(oracle: Oracle) -> None:
     engine = make_engine(oracle.folder)
-    engine.model_config.eos_token_ids = (EOS, 0)
+    engine.core.eos_ids = (EOS, 0)
     engine.core.grammars.eos_ids = (EOS, 0)
     params = SamplingParams(
         temperature=0, logit_bias={0: 50.0}, structured_outputs=StructuredOutputsParams(regex="ab?")

@@ -15,7 +15,7 @@ def measure() -> dict[str, Any]:
     from minillm.learn.example import PROGRAM, QUESTION, TALK, conversation
 
     llm = LLM("nano-moe", dtype="float32", device="cpu", kernels="torch", num_pages=64, prefix_cache="none")
-    tokenizer, found = llm.get_tokenizer(), {}
+    tokenizer, found = llm.engine.tokenizer, {}
     for name, ids in (("questions", conversation(tokenizer, TALK, QUESTION)), ("code", tokenizer.encode(PROGRAM))):
         with ExpertTracker(llm) as tracker:
             llm.generate([{"prompt_token_ids": ids}], SamplingParams(max_tokens=1), use_tqdm=False)
