@@ -31,11 +31,13 @@ from minillm.debug.views.theme import letter
 from minillm.debug.views.waste import waste_bars
 from minillm.learn.asking import finish
 from minillm.learn.example import OTHER_ENDING, question, running_example
-from minillm.learn.lessons.lesson_03.full_house import TOKENS, FullHouse, serve
+from minillm.learn.lessons.lesson_03.full_house import REQUESTS, TOKENS, FullHouse, serve
 from minillm.learn.timing import ROUNDS, in_turns
 from minillm.probe import Event, listen
 
 PAGES = 48
+SIZES = 1, 16, 64, 256  # of a page, that are compared
+FEWER = 8  # requests that are served with each of them
 
 
 def main() -> None:
@@ -159,11 +161,11 @@ def ending(engine, requests: list) -> None:
 
 def before_and_after() -> None:
     """The same memory, one page a request against pages of 16 tokens: who runs at once, and how fast it all is."""
-    lesson.say(f"""The same memory twice, room for 8,192 tokens, and 32 requests that want {TOKENS} tokens each. Lesson
-        02's cache has four pages of 2,048 tokens, this one 512 of 16. Both serve them {len(ROUNDS)} times, in turns; in
-        brackets are the least and the most:""")
-    engines = [lesson.quiet_llm(page_size=size, max_cached_tokens=8192).engine for size in ("max_model_len", 16)]
-    rounds = lesson.each(ROUNDS, "serving 32 requests with each page size")
+    lesson.say(f"""The same memory twice, room for 4,096 tokens, and {REQUESTS} requests that want {TOKENS} tokens
+        each. Lesson 02's cache has two pages of 2,048 tokens, this one 256 of 16. Both serve them {len(ROUNDS)} times,
+        in turns; in brackets are the least and the most:""")
+    engines = [lesson.quiet_llm(page_size=size, max_cached_tokens=4096).engine for size in ("max_model_len", 16)]
+    rounds = lesson.each(ROUNDS, f"serving {REQUESTS} requests with each page size")
     runs = list(in_turns({engine: partial(serve, engine) for engine in engines}, rounds).values())
     contiguous, paged = (served[0] for served in runs)
     lesson.show(waste_bars({"one page a request": contiguous.fullest, "page_size=16": paged.fullest}))
@@ -185,11 +187,11 @@ def before_and_after() -> None:
 def page_sizes() -> None:
     """The same work with other page sizes: waste against bookkeeping."""
     lesson.say(f"""A small page wastes less at a request's end; a large one makes page tables shorter. In between lies
-        what engines use: 16 is common, and some GPU kernels want more. Here are 16 requests. Empty slots and
+        what engines use: 16 is common, and some GPU kernels want more. Here are {FEWER} requests. Empty slots and
         entries are means over them; the speed was measured {len(ROUNDS)} times, in turns:""")
-    engines = {size: lesson.quiet_llm(page_size=size, max_cached_tokens=16384).engine for size in (1, 4, 16, 64, 256)}
-    rounds = lesson.each(ROUNDS, "serving 16 requests with each page size")
-    runs = in_turns({size: partial(serve, engine, 16) for size, engine in engines.items()}, rounds)
+    engines = {size: lesson.quiet_llm(page_size=size, max_cached_tokens=8192).engine for size in SIZES}
+    rounds = lesson.each(ROUNDS, f"serving {FEWER} requests with each page size")
+    runs = in_turns({size: partial(serve, engine, FEWER) for size, engine in engines.items()}, rounds)
     speeds = {size: [one.speed for one in served] for size, served in runs.items()}
     rows = [
         [str(size), f"{served[0].empty:.1f}", f"{served[0].entries:.0f}", spread(speeds[size])]

@@ -9,7 +9,7 @@ from minillm.kvcache.pages import pages_for
 from minillm.learn.asking import answered, ask
 from minillm.learn.example import running_example
 
-REQUESTS, TOKENS = 32, 16  # so many, and what each of them writes
+REQUESTS, TOKENS = 16, 12  # so many, and what each of them writes
 
 
 @dataclass

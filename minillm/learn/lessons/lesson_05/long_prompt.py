@@ -17,7 +17,7 @@ from minillm.request import Request
 from minillm.text.tokenizer import Tokenizer
 
 SHORT = "a question", "another ending", "code"  # of the running example
-LONG = 1500  # tokens of the long prompt; less if the model's context is shorter
+LONG = 800  # tokens of the long prompt; less if the model's context is shorter
 
 
 @dataclass
@@ -74,7 +74,7 @@ class Traffic:
     ``arrives`` of them, and wants ``answer``."""
 
     prompts: list[list[int]]
-    writes: int = 48
+    writes: int = 36
     answer: int = 8
     arrives: int = 12
 
