@@ -70,9 +70,10 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
     if config.option.markexpr == "not ci" and config.args_source is pytest.Config.ArgsSource.TESTPATHS:
         terminalreporter.write_line(
-            "Left to CI (.ci/run): all but the first of each exercise's planted mistakes, lessons in other widths and "
-            "with other questions, stops and F5 but for lesson 03's, Triton's kernels in all shapes and backends, the "
-            "longest benchmarks (pytest -m ci), longer fuzzing (MINILLM_FUZZ=long pytest -m fuzz), the site"
+            "Left to CI (.ci/run): all but the first of each exercise's planted mistakes, most of the builds, lessons "
+            "in other widths and changed as readers change them, stops and F5 but for lesson 03's, Triton's kernels in "
+            "all shapes and backends, what else takes longest (pytest -m ci), longer fuzzing (MINILLM_FUZZ=long pytest "
+            "-m fuzz), the site"
         )
 
 

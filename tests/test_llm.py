@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import textwrap
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -100,6 +101,57 @@ def test_a_bad_word_is_bad_after_a_space_too(word: str) -> None:
     after_space = llm.get_tokenizer().encode(" " + word, add_special_tokens=False)
     params = SamplingParams(temperature=0, max_tokens=6, bad_words=[word], logit_bias={after_space[0]: 50.0})
     assert word not in llm.generate("The", params, use_tqdm=False)[0].outputs[0].text
+
+
+def test_several_threads_share_one(oracle: Oracle) -> None:
+    """Each gets its own answers, whole, whoever of them makes the steps."""
+    llm, prompts = make_llm(oracle), [[i + 3, i + 4, i + 5] for i in range(8)]
+    got: dict[int, Any] = {}
+
+    def work(i: int) -> None:
+        try:
+            if i % 2:
+                got[i] = ids(llm.generate([prompts[i]], GREEDY, use_tqdm=False)[0])
+            else:
+                outputs = list(llm.stream(prompts[i], GREEDY))
+                got[i] = (
+                    ids(outputs[-1])
+                    if "".join(o.outputs[0].delta for o in outputs) == outputs[-1].outputs[0].text
+                    else outputs
+                )
+        except BaseException as error:
+            got[i] = error
+
+    threads = [threading.Thread(target=work, args=(i,)) for i in range(len(prompts))]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    assert got == {i: oracle.greedy(prompt, 8) for i, prompt in enumerate(prompts)}
+    assert_idle(llm.engine)
+    assert not llm.client._others
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("max_tokens", 0), ("n", 0), ("top_p", 0.0), ("logprobs", -5), ("stop", [3]), ("seed", "x")]
+)
+def test_parameters_that_are_set_later_are_checked_too(llm: LLM, name: str, value: Any) -> None:
+    params = SamplingParams(max_tokens=4)
+    setattr(params, name, value)
+    with pytest.raises(ValueError, match=name):
+        llm.generate("a", params, use_tqdm=False)
+
+
+def test_a_stop_string_that_is_set_later_is_one(llm: LLM) -> None:
+    (free,) = llm.generate("a", GREEDY, use_tqdm=False)
+    stop = free.outputs[0].text[2:4]
+    later = SamplingParams(temperature=0, max_tokens=8, ignore_eos=True)
+    later.stop = stop
+    told = [
+        llm.generate("a", params, use_tqdm=False)[0].outputs[0]
+        for params in (later, SamplingParams(temperature=0, max_tokens=8, ignore_eos=True, stop=stop))
+    ]
+    assert told[0].text == told[1].text and told[0].stop_reason == told[1].stop_reason == stop
 
 
 def test_get_tokenizer_has_what_scripts_ask_of_it(llm: LLM) -> None:

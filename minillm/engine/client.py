@@ -1,9 +1,10 @@
 """EngineClient: an engine as its users see it, wherever its core runs. `LLM` talks to one, and so does whatever serves.
 
-Several callers may want answers at the same time, and a step makes outputs for all of them. So a client does not hand
-out steps but, to each caller, the outputs of its own requests.
+Several callers may want answers at the same time, also from several threads, and a step makes outputs for all of them.
+So a client does not hand out steps but, to each caller, the outputs of its own requests.
 """
 
+import threading
 from abc import ABC, abstractmethod
 from collections.abc import Generator, Iterable, Iterator
 
@@ -21,10 +22,18 @@ class EngineClient(ABC):
 
     def __init__(self) -> None:
         self._others: dict[int, list[RequestOutput]] = {}  # outputs of requests that another call is waiting for
+        self._lock = threading.RLock()  # one caller at a time adds, waits or aborts
 
-    @abstractmethod
     def add_request(self, prompt: Prompt, params: SamplingParams, stream: bool, priority: int) -> Request:
         """Queue a prompt. ValueError says what is wrong with it; then nothing was queued."""
+        with self._lock:
+            request = self.queue(prompt, params, stream, priority)
+            self._others[request.id] = []  # at once: another thread's wait may bring its first output
+            return request
+
+    @abstractmethod
+    def queue(self, prompt: Prompt, params: SamplingParams, stream: bool, priority: int) -> Request:
+        """`add_request`, in the engine."""
 
     @abstractmethod
     def wait(self) -> list[RequestOutput]:
@@ -52,7 +61,6 @@ class EngineClient(ABC):
 
     def _outputs(self, requests: list[Request]) -> Generator[RequestOutput | None, None, None]:
         open_ids = {request.id for request in requests}
-        self._others.update({request.id: [] for request in requests})
         try:
             yield None
             while open_ids:
@@ -61,12 +69,14 @@ class EngineClient(ABC):
                         open_ids.discard(output.request_id)
                     yield output
         finally:
-            self.abort_all(request for request in requests if request.id in open_ids)
-            for request in requests:
-                self._others.pop(request.id, None)
+            self.abort_all(requests, open_ids)
 
     def _next_outputs(self, ids: set[int]) -> Iterable[RequestOutput]:
         """Outputs for these requests: what an interleaved call has put by for them, else the next that come."""
+        with self._lock:
+            return self._next(ids)
+
+    def _next(self, ids: set[int]) -> list[RequestOutput]:
         if not any(self._others[id] for id in ids):
             for output in self.wait():
                 if output.request_id in self._others:
@@ -83,9 +93,13 @@ class EngineClient(ABC):
             self._others[id] = []
         return waiting
 
-    def abort_all(self, requests: Iterable[Request]) -> None:
-        for request in requests:
-            self.abort(request.id)
+    def abort_all(self, requests: Iterable[Request], open_ids: set[int] | None = None) -> None:
+        """Nobody waits for these any more: those that are open (all, unless it is said) end now."""
+        with self._lock:
+            for request in requests:
+                if open_ids is None or request.id in open_ids:
+                    self.abort(request.id)
+                self._others.pop(request.id, None)
 
 
 class InProcessClient(EngineClient):
@@ -96,7 +110,7 @@ class InProcessClient(EngineClient):
         super().__init__()
         self.engine, self.setup, self.tokenizer = engine, engine.setup, engine.tokenizer
 
-    def add_request(self, prompt: Prompt, params: SamplingParams, stream: bool, priority: int) -> Request:
+    def queue(self, prompt: Prompt, params: SamplingParams, stream: bool, priority: int) -> Request:
         return self.engine.add_request(prompt, params, stream, priority)
 
     def wait(self) -> list[RequestOutput]:
@@ -110,4 +124,5 @@ class InProcessClient(EngineClient):
         return self.engine.abort(request_id)
 
     def flush_cache(self) -> None:
-        self.engine.flush_cache()
+        with self._lock:
+            self.engine.flush_cache()

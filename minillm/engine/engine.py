@@ -1,6 +1,6 @@
 """The engine: a core that makes tokens, and text before and after it."""
 
-import copy
+import dataclasses
 import random
 
 import torch
@@ -56,7 +56,8 @@ class Engine:
     ) -> Request:
         """Queue a prompt; the request that stands for it, the first of ``params.n``. ValueError says what is wrong with
         it; then nothing was queued."""
-        params = copy.copy(params) if params else SamplingParams()  # what the caller does to them later is his own
+        # A copy: what the caller does to them later is his own. Made anew, to check what was set since they were.
+        params = dataclasses.replace(params) if params else SamplingParams()
         text, token_ids = tokens_of(prompt, self.tokenizer)
         vocab_size, max_len = self.model_config.vocab_size, self.setup.max_model_len
         check_prompt(token_ids, vocab_size, max_len)

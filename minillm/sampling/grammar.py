@@ -97,8 +97,12 @@ class Grammars:
         """The tokens that may come now, as bits ``[ceil(V / 32)]`` int32."""
         mask = np.zeros((self.vocab_size + 31) // 32, dtype=np.int32)
         if not matcher.request.broken:
-            matcher.state.unsafe_compute_mask_ptr(mask.ctypes.data, mask.nbytes)
-            matcher.request.broken = matcher.state.is_error()
+            wide = np.zeros((self._tokens.vocab_size + 31) // 32, dtype=np.int32)
+            matcher.state.unsafe_compute_mask_ptr(wide.ctypes.data, wide.nbytes)
+            mask[:] = wide[: len(mask)]  # without those of the tokenizer that the model cannot say
+            if spare := self.vocab_size % 32:
+                mask[-1] &= (1 << spare) - 1
+            matcher.request.broken = matcher.state.is_error() or not mask.any()
         if matcher.request.broken:
             return _bits(self.eos_ids, mask)
         # Where only one text may follow, llguidance names the token that a tokenizer would make of it. If that is the
@@ -117,7 +121,8 @@ class Grammars:
                 "is complete could not end"
             )
         text = self.tokenizer.to_json()
-        return llguidance.LLTokenizer(text, n_vocab=self.vocab_size, eos_token=list(self.eos_ids))
+        size = max(self.vocab_size, self.tokenizer.vocab_size)  # either may be the larger
+        return llguidance.LLTokenizer(text, n_vocab=size, eos_token=list(self.eos_ids))
 
 
 def kind_and_text(params: StructuredOutputsParams) -> tuple[str, str]:

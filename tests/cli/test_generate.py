@@ -145,6 +145,7 @@ def test_several_answers_to_each_prompt(capsys: pytest.CaptureFixture[str]) -> N
     assert capsys.readouterr().out == "[1.1] a\n12\n\n[1.2] a\nxy\n\n[2.1] b\n3\n\n[2.2] b\n4\n"
 
 
+@pytest.mark.ci
 def test_the_controls_reach_the_sampler(minillm: Run) -> None:
     ask = ("generate", "What is a radix cache?", "--max-tokens", "60")
     done = minillm(*ask, "--stop", " a prefix", "--stop", "zzz")

@@ -2,7 +2,9 @@
 
 import json
 import re
+import shutil
 import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,6 +12,7 @@ from tiny import Oracle
 from workload import EOS, assert_idle, make_engine
 
 from minillm import LLM, SamplingParams, StructuredOutputsParams
+from minillm.hub import ASSETS
 from minillm.request import CompletionOutput, RequestOutput
 
 SCHEMA = {
@@ -271,3 +274,22 @@ def test_the_same_grammar_is_compiled_once(nano: LLM) -> None:
     for i in range(70):
         nano.engine.core.grammars.compile(StructuredOutputsParams(regex=f"a{i}"))
     assert len(nano.engine.core.grammars._compiled) == 64
+
+
+@pytest.mark.parametrize("more", [1, 40])
+def test_a_tokenizer_with_more_tokens_than_the_model(tmp_path: Path, more: int) -> None:
+    """As multimodal checkpoints have them: what the model cannot say is never allowed."""
+    folder = tmp_path / "model"
+    shutil.copytree(ASSETS / "nano-llama", folder)
+    path = folder / "tokenizer.json"
+    content = json.loads(path.read_text(encoding="utf-8"))
+    flags = dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized"), False)
+    content["added_tokens"] += [
+        {"id": 4096 + i, "content": f"<soft {i}>", "special": True, **flags} for i in range(more)
+    ]
+    path.write_text(json.dumps(content), encoding="utf-8")
+    llm = LLM(str(folder), num_pages=20)
+    for given in ({"choice": ["yes", "no"]}, {"regex": "[0-9]{2}"}, {"json": {"type": "boolean"}}):
+        params = SamplingParams(temperature=0, max_tokens=8, structured_outputs=StructuredOutputsParams(**given))
+        answer = llm.generate("Is it?", params, use_tqdm=False)[0].outputs[0]
+        assert answer.finish_reason == "stop" and answer.text in ("yes", "no", "true", "false") or answer.text.isdigit()

@@ -137,6 +137,7 @@ def run(answers: str, my: Path, *more: str) -> str:
     return done.stdout
 
 
+@pytest.mark.ci
 def test_a_lesson_with_answers_from_a_pipe(tmp_path: Path) -> None:
     """Wrong ones, a hint, what is no answer; then the truths that were shown; the progress file counts the last run."""
     my = tmp_path / "my"

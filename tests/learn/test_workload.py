@@ -22,7 +22,7 @@ AHEAD = {  # the same, for functions that only an engine that is one step ahead 
 }
 
 
-@pytest.mark.parametrize("id", AHEAD)
+@pytest.mark.parametrize("id", [pytest.param(id, marks=[pytest.mark.ci] if i else []) for i, id in enumerate(AHEAD)])
 def test_a_mistake_in_the_overlapped_loop_shows(my: Path, id: str) -> None:
     chosen = lesson_tasks("10")
     bodies = {one.id: definition(one) for one in chosen}
@@ -46,6 +46,7 @@ def test_a_mistake_shows_in_a_run_of_the_tasks_own_model(my: Path, id: str) -> N
     assert "layer 1: the residual stream before attention" in first_difference(task(id))
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize("id", ["8.1", "9.1", "9.2", "9.3"])
 def test_right_functions_show_no_difference_in_an_engine_that_calls_them(my: Path, id: str) -> None:
     chosen = lesson_tasks(id.partition(".")[0])

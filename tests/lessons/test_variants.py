@@ -19,6 +19,8 @@ ROOT = Path(__file__).resolve().parents[2]
 PLACES = {place.label: place for place in lessons().values()}
 Play = Callable[..., str]
 
+pytestmark = pytest.mark.ci  # as hardly anybody runs them
+
 
 @pytest.fixture
 def play(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Play:
