@@ -129,7 +129,8 @@ def hit(engine, known: list[int], prompt_ids: list[int]) -> None:
     lesson.say(f"""{letter(request.id)} is the long talk again, with another last question. Of its {len(prompt_ids)}
         tokens, the first {request.num_cached} are known:""")
     lesson.show(prefix_hit(request, request.num_cached, PAGE, engine.tokenizer))
-    lesson.say("So the step that admits it begins at that position, and computes the few that are left:")
+    lesson.say("""So the step that admits it begins at that position, and computes the few that are left. New to its
+        page table are all the pages, those that it took from the tree too:""")
     lesson.show(batch_table(plans[0], [request], engine.config.max_num_batched_tokens))
     finish(engine)
     empty, cached = customers.first_tokens(engine, known, prompt_ids, lesson.each(range(ROUNDS), "computing it"))

@@ -98,10 +98,10 @@ def by_kinds(profile) -> None:
     phase = profile.phases()["decode"]
     matrix = next(row for row in phase.kinds if row.kind == "matrix")
     where = "GPU" if profile.on_gpu else "CPU"
-    lesson.say(f"""The mean of {len(phase.steps)} decode steps. [bold]us[/] is microseconds. [bold]bytes[/] is what the
-        kernels have to move at the least: all weights once, each token's keys and values once. Divided by the time it
-        gives GB/s. [bold]of copy[/] compares that with how fast this {where} copies a large tensor, which was measured
-        just now: {profile.limit:,.0f} GB/s.""")
+    lesson.say(f"""The mean of all {len(phase.steps)} decode steps, so not just the one above. [bold]us[/] is
+        microseconds. [bold]bytes[/] is what the kernels have to move at the least: all weights once, each token's keys
+        and values once. Divided by the time it gives GB/s. [bold]of copy[/] compares that with how fast this {where}
+        copies a large tensor, which was measured just now: {profile.limit:,.0f} GB/s.""")
     lesson.show(by_kind(profile, phase))
     lesson.say(f"""The matrices take {percent(matrix.microseconds, phase.wall)} of the step, and move
         {amount(matrix.bytes, "B")}: nearly all of it is weights, for one single token. "{WAITS[profile.on_gpu]}" takes

@@ -5,6 +5,7 @@ import io
 from rich.console import Console, Group, RenderableType
 from rich.text import Text
 
+from minillm.cli.replay_text import said, why_ids_alone
 from minillm.debug.replay import Frame
 from minillm.debug.views.batch_table import batch_table
 from minillm.debug.views.page_map import page_map
@@ -48,7 +49,9 @@ def draw(shown: list[Frame], at: int) -> RenderableType:
     ]
     sampled = Text("sampled   ", STYLES["note"])
     for request_id, tokens in frame.tokens.items():
-        sampled.append_text(tag(request_id)).append(f" {' '.join(map(str, tokens))}  ")
+        sampled.append_text(tag(request_id)).append(f" {said(tokens, frame.folder)}  ")
+    if frame.tokens and (why := why_ids_alone(frame.folder)):
+        sampled.append(f"({why})", STYLES["note"])
     table = batch_table(frame.plan, [*running, *frame.waiting], frame.token_budget)
     after = [sampled, Text()] if frame.tokens else [Text()]
     return Group(head, Text(), *queues, Text(), table, *after, page_map(frame.pool, running, frame.written))

@@ -79,6 +79,12 @@ def engines_of(records: Iterable[Record]) -> dict[int, str]:
     }
 
 
+def folders_of(records: Iterable[Record]) -> dict[int, str]:
+    """Engine -> the folder of its model, on the machine where it ran."""
+    named = ((entry["engine"], entry["values"].get("folder")) for entry in records if entry["name"] == "engine.config")
+    return {engine: folder for engine, folder in named if isinstance(folder, str)}
+
+
 def _settings(config: Record, other: Record) -> str:
     return ", ".join(f"{key}={value}" for key, value in config.items() if value is not None and value != other.get(key))
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from minillm.debug.recorder import Record
-from minillm.debug.recording import engines_of, plan_of, request_of
+from minillm.debug.recording import engines_of, folders_of, plan_of, request_of
 from minillm.kvcache.pages import PagePool, slot_of
 from minillm.request import Request
 from minillm.scheduler.plan import StepPlan
@@ -16,8 +16,8 @@ class Frame:
     """One step of one engine, as it stood when the plan was made and the model had not run yet.
 
     finished: all that had by the end of this step. tokens: request -> its new tokens, mostly one. whole: whether the
-    step came to its end. settings: what sets the engine apart from the recording's others. What is kept is what the
-    file said; the engine's objects are made when somebody asks.
+    step came to its end. settings: what sets the engine apart from the recording's others. folder: its model's. What is
+    kept is what the file said; the engine's objects are made when somebody asks.
     """
 
     engine: int
@@ -33,6 +33,7 @@ class Frame:
     tokens: dict[int, list[int]] = field(default_factory=dict)
     whole: bool = False
     settings: str = ""
+    folder: str = ""
 
     @property
     def name(self) -> str:
@@ -82,7 +83,7 @@ def frames(records: Sequence[Record]) -> list[Frame]:
     """Every step, in the order in which they ran."""
     made: list[Frame] = []
     engines: dict[int, _Engine] = {}
-    settings = engines_of(records)
+    settings, folders = engines_of(records), folders_of(records)
     for entry in records:
         engine = engines.setdefault(entry["engine"], _Engine(entry["engine"]))
         try:
@@ -90,7 +91,7 @@ def frames(records: Sequence[Record]) -> list[Frame]:
         except (KeyError, TypeError, ValueError, AttributeError):
             raise ValueError(f"the recording is damaged: its event {entry['name']} lacks something") from None
         if frame:
-            frame.settings = settings[frame.engine]
+            frame.settings, frame.folder = settings[frame.engine], folders.get(frame.engine, "")
             made.append(frame)
     return made
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -35,6 +36,21 @@ def test_generate_records_and_replay_prints(minillm: Run, recording: Path) -> No
     done = minillm("replay", str(recording), "--step", "1", "--plain", COLUMNS="40")
     assert "step 1 of 6," in done.stdout and done.stdout.isascii()
     assert all(len(line) <= 40 for line in done.stdout.splitlines())
+
+
+def test_a_step_says_the_text_of_its_tokens_where_the_model_can_be_read(minillm: Run, recording: Path) -> None:
+    lines = recording.read_text(encoding="utf-8").splitlines()
+    said = minillm("replay", str(recording), "--step", "3", "--plain", COLUMNS="400").stdout
+    sampled = next(line for line in said.splitlines() if line.startswith("sampled"))
+    assert re.search(r"A ('.*'|\".*\") \d+  B ('.*'|\".*\") \d+", sampled), sampled
+
+    folder = next(json.loads(line)["values"]["folder"] for line in lines if '"name":"engine.config"' in line)
+    elsewhere = [line.replace(json.dumps(folder), json.dumps("/no/such/model")) for line in lines]
+    recording.write_text("\n".join(elsewhere), encoding="utf-8")
+    done = minillm("replay", str(recording), "--step", "3", "--plain", COLUMNS="400")
+    assert done.returncode == 0, done.stderr
+    sampled = next(line for line in done.stdout.splitlines() if line.startswith("sampled"))
+    assert re.search(r"A \d+  B \d+  \(ids alone: .*/no/such/model is not here\)", sampled), sampled
 
 
 def test_bad_files_are_one_message(minillm: Run, recording: Path, tmp_path: Path) -> None:

@@ -106,7 +106,9 @@ def by_layer(phase: Phase) -> Drawing:
             attention = mine.get("attention decode", 0.0) + mine.get("attention prefill", 0.0)
             matrix = mine.get("matrix", 0.0)
             name = f"layer {key}" if isinstance(key, int) else NAMES.get(key, key)
-            cells: Cells = [number(round(us, 1)) for us in (matrix, attention, whole - matrix - attention)]
+            cells: Cells = [
+                number(round(us, 1)) if us else "" for us in (matrix, attention, whole - matrix - attention)
+            ]
             share: Cells = [percent(whole, phase.wall), bar_text(canvas, whole, phase.wall, 12)]
             rows.append([name, number(round(whole, 1)), *share, *cells])
             if len(shown) < len(layers) and key == shown[MOST_LAYERS // 2 - 1]:

@@ -99,6 +99,7 @@ def _draw_seats(
     if any(len(seats) < num_seats for seats in steps):
         kinds.add(_IDLE)
     notes = [Text(f"one column is {share} steps", STYLES["note"])] if share > 1 else []
+    notes.append(Text("0 to 9, + more: how many wait", STYLES["note"]))
     return Text("\n", no_wrap=True, overflow="crop").join([*lines, _legend(canvas, kinds, notes)])
 
 
