@@ -5,6 +5,7 @@ seconds to import. Everything else is left to transformers.
 """
 
 from collections.abc import Sequence
+from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -69,11 +70,13 @@ class Tokenizer:
 
         FileNotFoundError or ValueError if transformers cannot read it either.
         """
-        from transformers import AutoTokenizer
+        from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
         try:
             return AutoTokenizer.from_pretrained(self.folder, local_files_only=True)
         except Exception as error:  # of many kinds, by what is wrong in the files
+            with suppress(Exception):  # perhaps config.json, which says which class it is: who reads that will tell
+                return PreTrainedTokenizerFast.from_pretrained(self.folder, local_files_only=True)
             if not (self.folder / "tokenizer.json").exists():
                 raise FileNotFoundError(
                     f"{self.folder} holds no tokenizer.json, and transformers finds no other tokenizer in it; convert "
