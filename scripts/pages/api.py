@@ -26,7 +26,7 @@ ROOMS = {
     "diagnose": "What is wrong with a checkpoint, and where two runs of a model first differ.",
     "bench": "Measurements.",
 }
-LEFT_OUT = ("views", "lessons")  # what draws for the lessons, and what one lesson alone has: of no use elsewhere
+LEFT_OUT = ("views", "lessons", "builds")  # what draws for lessons, and what one lesson or build alone has
 INTERFACE = (
     "LLM",
     "SamplingParams",
