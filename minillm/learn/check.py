@@ -10,7 +10,7 @@ from dataclasses import replace
 
 from rich.console import Console
 
-from minillm.learn.checkpoints import Outcome, Wishes, in_words, run_checkpoints
+from minillm.learn.checkpoints import Interrupted, Outcome, Wishes, in_words, run_checkpoints
 from minillm.learn.home import clone
 from minillm.learn.mine import read_mine
 from minillm.learn.progress import Progress
@@ -36,6 +36,9 @@ def check(tasks: list[Task], console: Console, wishes: Wishes | None = None) -> 
     try:
         for outcome in run_checkpoints([task for task in tasks if task not in unwritten], wishes):
             report.add(outcome)
+    except Interrupted:
+        report.drop()
+        raise
     finally:
         report.close()
     if unwritten and len(tasks) > 1:

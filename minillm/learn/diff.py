@@ -1,5 +1,10 @@
 """The first place where a run with the learner's function comes out differently; then it, beside the engine's own."""
 
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 from rich.console import Console
 from rich.rule import Rule
 from rich.text import Text
@@ -14,6 +19,30 @@ from minillm.learn.tasks import Task
 from minillm.learn.todo import Todo
 
 MAX_STEPS = 300
+PATIENCE = 20  # seconds of the processor's time for the learner's run
+
+
+class TooLong(BaseException):
+    """The learner's run has used up its time: most likely a loop that does not end."""
+
+
+@contextmanager
+def at_most(seconds: int) -> Iterator[None]:
+    """TooLong out of whatever runs then, once more each second if that goes on. Only where there are such signals."""
+    if not hasattr(signal, "SIGVTALRM") or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def over(number: int, frame: object) -> None:
+        raise TooLong
+
+    before = signal.signal(signal.SIGVTALRM, over)
+    signal.setitimer(signal.ITIMER_VIRTUAL, seconds, 1)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_VIRTUAL, 0)
+        signal.signal(signal.SIGVTALRM, before)
 
 
 def diff(task: Task, console: Console) -> None:
@@ -48,7 +77,7 @@ def first_difference(task: Task) -> str:
     seen = iter(facts)
     at = ""
     try:
-        with mine([task]):
+        with mine([task]), at_most(PATIENCE):
             engine = make_engine(task.model, **{**dict(task.settings), **TIGHT})
             add_requests(engine, max_tokens=24)
             trace = Trace(engine, lambda fact: compare(fact, next(seen), engine.pool.page_size))
@@ -62,6 +91,9 @@ def first_difference(task: Task) -> str:
         return f"{at}{todo.first()}"
     except MineError as error:
         return str(error)
+    except TooLong as error:
+        where, _, _ = blame(error, my_file(task.number)).rpartition(": ")
+        return f"{at}yours was still running after {PATIENCE} s and was stopped, at {where or 'a line of the engine'}"
     except KeyboardInterrupt as error:
         return f"{at}stopped; {blame(error, my_file(task.number))}"
     except Exception as error:

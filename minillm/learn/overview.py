@@ -4,6 +4,7 @@ import importlib.util
 from pathlib import Path
 
 from rich.console import Console
+from rich.padding import Padding
 from rich.text import Text
 
 from minillm.learn.build import Build
@@ -111,7 +112,13 @@ def hint(task: Task, console: Console) -> None:
     console.print(Text(f"{task.id}  {task.title}{what}", style="title"))
     for number, text in enumerate(task.hints[:count], 1):
         console.print(Text(f"hint {number} of {len(task.hints)}", style="note"))
-        console.print(Text("\n".join("  " + line for line in text.splitlines())), soft_wrap=True)
+        for line in text.splitlines():  # in a terminal they wrap below their beginning; a pipe gets them whole
+            written = Text(line.strip())
+            indent = 2 + len(line) - len(line.lstrip())
+            if console.is_terminal:
+                console.print(Padding(written, (0, 0, 0, indent), expand=False))
+            else:
+                console.print(Text(" " * indent) + written, soft_wrap=True)
     if count < len(task.hints):
         console.print(f"\nOne more: python -m minillm learn hint {task.id}", soft_wrap=True)
     elif isinstance(task, Build):

@@ -1,5 +1,6 @@
 """What a check prints: each test as it ends, what the learner printed under it, and one failure in full."""
 
+import re
 import sys
 
 from rich.console import Console
@@ -14,6 +15,7 @@ from minillm.learn.tasks import Task
 
 MARKS = {"passed": ("✓", "+", "good"), "failed": ("✗", "x", "warn"), "todo": ("○", "o", "note")}
 PRINTED = 20  # lines that a test may show of what it printed: its last ones
+NUMBERS = re.compile(r"[-+]?\d[\d.,e+-]*")
 WIDEST = 200  # characters that are shown of one line of them
 
 
@@ -57,6 +59,11 @@ class Report:
             if later := [one.id for one in self.tasks if {o.state for o in self.outcomes[one.id]} == {"not run"}]:
                 self._say(f"Not run: {', '.join(later)}.", 0, "note")
 
+    def drop(self) -> None:
+        """The run was ended before its end: there is no verdict."""
+        self._clear()
+        self.current = None
+
     def passed(self, task: Task) -> bool:
         return {outcome.state for outcome in self.outcomes[task.id]} == {"passed"}
 
@@ -71,12 +78,9 @@ class Report:
         fancy, plain, style = MARKS[outcome.state]
         text = Text.assemble("  ", (fancy if self.fancy else plain, style), " ", outcome.test)
         if outcome.state == "failed" and self.told:
-            message = (
-                "  (the same)"
-                if outcome.message == self.told.message
-                else f": {outcome.message.splitlines()[0] if outcome.message else ''}"
+            text.append(
+                self._beside(outcome.message, self.told.message, self.console.width - text.cell_len), style="note"
             )
-            text.append(self._cut(message, self.console.width - text.cell_len), style="note")
         self.console.print(text, soft_wrap=True)
         self._printed(outcome.printed)
         if outcome.state == "failed" and not self.told:
@@ -85,6 +89,14 @@ class Report:
                 self._say(line, 6)
             for line in outcome.lines:
                 self._say(line, 6, "bold" if line.startswith(" ") else "note")
+
+    def _beside(self, message: str, told: str, room: int) -> str:
+        """What a failure after the first one says, on its test's line."""
+        if message == told:
+            return "  (the same)"
+        if NUMBERS.sub("#", message) == NUMBERS.sub("#", told):
+            return "  (the same, with other numbers)"
+        return self._cut(f": {message.splitlines()[0] if message else ''}", room)
 
     def _printed(self, printed: str) -> None:
         """Below its test, behind a bar, so that nobody takes it for ours."""
