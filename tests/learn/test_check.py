@@ -84,7 +84,8 @@ def test_a_loop_at_the_top_of_the_file_and_one_that_prints(learn: Learn, my: Pat
     path = solve(my, "03", "3.2")
     path.write_text(path.read_text(encoding="utf-8") + "\nwhile True:\n    pass\n", encoding="utf-8")
     text = clean(learn("check", "3.2", "--patience", "1"), 1)
-    assert "still running:" in text and f"ex03.py, line {line_of(path, 'while True')}:\n" in text
+    first = line_of(path, "while True")  # or the line in the loop
+    assert "still running:" in text and re.search(rf"ex03\.py, line ({first}|{first + 1}):\n", text)
     solve(my, "03", **{"3_2": (GROWN, 'while True: print("round and round")')})
     text = clean(learn("check", "3.2", "--patience", "1"), 1)
     assert "lines before these)\n      │ round and round\n" in text and text.count("round and round") <= 22

@@ -97,7 +97,9 @@ def test_it_shows_what_the_chapter_says(stop: Stop) -> None:
         input="\n".join([*typed, "q"]) + "\n", capture_output=True, encoding="utf-8", timeout=240,
         env=environment(80, **hidden),
     )  # fmt: skip
-    assert done.returncode == 0 and done.stderr == "", done.stderr
+    # A lesson that makes an eager engine first is told that a recording never comes by in that one.
+    said = [line for line in done.stderr.splitlines() if "will not come by in this engine" not in line]
+    assert done.returncode == 0 and not said, done.stderr
     answers = dict(enumerate(done.stdout.split("(Pdb) ")[1:]))
     assert len(answers) == len(typed) + 1, done.stdout
     at = 0
