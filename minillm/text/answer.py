@@ -22,7 +22,11 @@ class Answer:
         )
         self.told = 0  # characters of its text that were told
         self.logprobs: list[dict[int, Logprob]] | None = None if params.logprobs is None else []
-        self._tokens = TextStream(tokenizer, skip_special_tokens=False, before=request.prompt_ids)  # for their texts
+        self._tokens = (  # for their texts
+            None
+            if params.logprobs is None
+            else TextStream(tokenizer, skip_special_tokens=False, before=request.prompt_ids)
+        )
         self.cumulative: float | None = None if params.logprobs is None else 0.0
 
     def read(self) -> None:
@@ -50,7 +54,7 @@ class Answer:
         """The answer so far, and the text that is new since the last time."""
         request, text = self.request, self.detokenizer.text
         delta, self.told = text[self.told :], len(text)
-        if self.logprobs is not None:
+        if self.logprobs is not None and self._tokens is not None:
             new = request.logprobs[len(self.logprobs) :]
             end = len(request.logprobs) if request.finished else -1
             for position, candidates in enumerate(new, len(self.logprobs) + 1):

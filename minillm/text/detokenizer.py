@@ -26,10 +26,11 @@ class TextStream:
     def __init__(self, tokenizer: Tokenizer, skip_special_tokens: bool = True, before: Sequence[int] = ()) -> None:
         self.tokenizer, self.skip_special_tokens = tokenizer, skip_special_tokens
         self._window = list(before[-PROMPT_WINDOW:])  # tokens whose text is out
-        while self._window and INCOMPLETE in self._text_of(self._window):
-            del self._window[0]  # half a character is nothing to go on from
-        self._waiting: list[int] = []  # tokens whose text is not
         self._before = self._text_of(self._window)
+        while INCOMPLETE in self._before:
+            del self._window[0]  # half a character is nothing to go on from
+            self._before = self._text_of(self._window)
+        self._waiting: list[int] = []  # tokens whose text is not
 
     def add(self, token_ids: Sequence[int], last: bool = False) -> str:
         """The text that is known now. ``last`` lets out what waits, complete or not."""
